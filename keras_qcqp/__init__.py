@@ -1,0 +1,79 @@
+"""Prunes trained Keras CNNs to hard budgets: `keras_qcqp.prune(model, {"macs": 0.5})`.
+
+Names are loaded when first used: importing the package imports neither a deep-learning framework nor a solver.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_qcqp.budget import Budget as Budget
+    from keras_qcqp.channels import Axis as Axis
+    from keras_qcqp.channels import Call as Call
+    from keras_qcqp.channels import Channels as Channels
+    from keras_qcqp.channels import Frozen as Frozen
+    from keras_qcqp.channels import In as In
+    from keras_qcqp.channels import Out as Out
+    from keras_qcqp.channels import Spec as Spec
+    from keras_qcqp.coupling import Coupling as Coupling
+    from keras_qcqp.coupling import couple as couple
+    from keras_qcqp.errors import BudgetError as BudgetError
+    from keras_qcqp.errors import FileError as FileError
+    from keras_qcqp.errors import FrozenLayerError as FrozenLayerError
+    from keras_qcqp.errors import InfeasibleError as InfeasibleError
+    from keras_qcqp.errors import ModelError as ModelError
+    from keras_qcqp.errors import PlanError as PlanError
+    from keras_qcqp.errors import ProblemError as ProblemError
+    from keras_qcqp.errors import QcqpError as QcqpError
+    from keras_qcqp.graph import Graph as Graph
+    from keras_qcqp.graph import read as read
+    from keras_qcqp.plan import LayerPlan as LayerPlan
+    from keras_qcqp.plan import Plan as Plan
+    from keras_qcqp.problem import Mask as Mask
+    from keras_qcqp.problem import Pair as Pair
+    from keras_qcqp.problem import Problem as Problem
+    from keras_qcqp.problem import Resource as Resource
+    from keras_qcqp.problem import Solution as Solution
+    from keras_qcqp.problem import evaluate as evaluate
+    from keras_qcqp.problem import violations as violations
+    from keras_qcqp.pruning import PruneResult as PruneResult
+    from keras_qcqp.pruning import prune as prune
+    from keras_qcqp.rebuilder import masked as masked
+    from keras_qcqp.rebuilder import rebuild as rebuild
+    from keras_qcqp.report import Report as Report
+    from keras_qcqp.resources import measure as measure
+    from keras_qcqp.rules import register_rule as register_rule
+    from keras_qcqp.solvers import solve as solve
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "budget": ["Budget"],
+    "channels": ["Axis", "Call", "Channels", "Frozen", "In", "Out", "Spec"],
+    "coupling": ["Coupling", "couple"],
+    "errors": """BudgetError FileError FrozenLayerError InfeasibleError ModelError PlanError ProblemError
+        QcqpError""".split(),
+    "graph": ["Graph", "read"],
+    "plan": ["LayerPlan", "Plan"],
+    "problem": ["Mask", "Pair", "Problem", "Resource", "Solution", "evaluate", "violations"],
+    "pruning": ["PruneResult", "prune"],
+    "rebuilder": ["masked", "rebuild"],
+    "report": ["Report"],
+    "resources": ["measure"],
+    "rules": ["register_rule"],
+    "solvers": ["solve"],
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'keras_qcqp' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"keras_qcqp.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

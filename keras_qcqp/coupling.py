@@ -1,0 +1,292 @@
+"""Runs the rules over a graph and finds which channels live or die together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from keras_qcqp import rules
+from keras_qcqp.channels import Axis, Call, Channels, Frozen, Spec
+from keras_qcqp.errors import FrozenLayerError, ModelError
+from keras_qcqp.graph import Graph, Node
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenLayer:
+    """A call whose channels are kept, and why; `expected` marks inputs and outputs of the network."""
+
+    node: str
+    kind: str
+    reason: str
+    num_channels: int
+    expected: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class CoupledMask:
+    """A set of channels with the same part in every layer: one binary vector of the program.
+
+    Attributes:
+        name: the layer call that brings these channels into being.
+        size: number of independent channels, the length of the vector.
+        multiplicity: how often each channel appears in the tensor that brings it into being (grouped convolutions).
+        frozen: always kept.
+    """
+
+    name: str
+    size: int
+    multiplicity: int
+    frozen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Coupling:
+    """Which channels of which tensors are one.
+
+    Attributes:
+        specs: node name -> what its rule said; ids inside are numbers of coupled channels, 0..num_channels-1.
+        masks: coupled sets; channel c is element `position[c]` of mask `mask_of[c]`.
+        frozen: calls that could not be followed.
+    """
+
+    graph: Graph
+    specs: Mapping[str, Spec]
+    inputs: Mapping[str, tuple[Channels, ...]]
+    masks: tuple[CoupledMask, ...]
+    mask_of: np.ndarray
+    position: np.ndarray
+    frozen: tuple[FrozenLayer, ...]
+
+    def ids(self, node: Node, axis: Axis) -> np.ndarray:
+        """Coupled channels along a weight axis of this call."""
+        side = self.inputs[node.name] if axis.side == "in" else self.specs[node.name].outputs
+        return axis.follow(side[axis.port].ids)
+
+    def alive(self, keep: Sequence[np.ndarray]) -> np.ndarray:
+        """bool[channels]: which coupled channels a selection (one bool[size] for each mask) keeps."""
+        alive = np.zeros(len(self.mask_of), bool)
+        for mask, kept in enumerate(keep):
+            members = np.flatnonzero(self.mask_of == mask)
+            alive[members] = np.asarray(kept, bool)[self.position[members]]
+        return alive
+
+    def first_calls(self) -> tuple[Node, ...]:
+        """One node for each layer object, in topological order."""
+        return tuple(n for n in self.graph.nodes if n.name == n.layer)
+
+    def __str__(self) -> str:
+        lines = [f"{self.graph.name}: {len(self.masks)} coupled masks, {len(self.mask_of)} channels"]
+        lines += [f"  {m.name}: {m.size}{' frozen' if m.frozen else ''}" for m in self.masks]
+        lines += [f"  frozen at {f.node} ({f.kind}): {f.reason}" for f in self.frozen]
+        return "\n".join(lines)
+
+
+def couple(graph: Graph, strict: bool = False) -> Coupling:
+    """Finds the coupled channels of a graph.
+
+    Args:
+        strict: refuse, instead of freezing, what no rule can follow.
+
+    Raises:
+        FrozenLayerError: `strict` and something would be frozen; lists all of it.
+        ModelError: a registered rule contradicts the shapes of its layer.
+    """
+    run = _Run(graph)
+    if strict and run.frozen_layers:
+        listed = "; ".join(f"'{f.node}' ({f.kind}): {f.reason}" for f in run.frozen_layers)
+        raise FrozenLayerError(f"strict=True and {len(run.frozen_layers)} calls cannot be pruned through: {listed}.")
+    return run.finish()
+
+
+class _Call:
+    """The rule's view of one node (see `channels.Call`)."""
+
+    def __init__(self, run: _Run, node: Node) -> None:
+        self._run, self.node = run, node
+        self.inputs = tuple(run.channels[t.number] for t in node.inputs)
+
+    def fresh(self, port: int = 0, axis: int | None = None) -> Channels:
+        shape = self.node.outputs[port].shape
+        axis = len(shape) - 1 if axis is None else axis
+        size = shape[axis] if axis > 0 else None  # a tensor without a channel axis has no ids
+        return Channels(self._run.new_ids(size or 0), axis)
+
+    def tie(self, a: np.ndarray, b: np.ndarray) -> None:
+        if len(a) != len(b):
+            raise Frozen(f"{len(a)} channels meet {len(b)}")
+        self._run.ties.append((a, b))
+
+    def freeze(self, ids: np.ndarray, reason: str) -> None:
+        self._run.freeze(self.node, ids, reason)
+
+
+class _Run:
+    """One pass over the graph; ids are raw until `finish` resolves the ties."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.channels: dict[int, Channels] = {}
+        self.specs: dict[str, Spec] = {}
+        self.inputs: dict[str, tuple[Channels, ...]] = {}
+        self.ties: list[tuple[np.ndarray, np.ndarray]] = []
+        self.frozen_ids: list[np.ndarray] = []
+        self.frozen_layers: list[FrozenLayer] = []
+        self.num_ids = 0
+        first: dict[str, Node] = {}
+        for node in graph.nodes:
+            self._visit(node)
+            original = first.setdefault(node.layer, node)
+            if original is not node:
+                self._tie_calls(original, node)
+        for a, b in graph.shared:
+            self._tie_or_freeze(self.channels[a.number], self.channels[b.number], graph.nodes[0])
+        for tensor in graph.outputs:
+            self.frozen_ids.append(self.channels[tensor.number].ids)
+
+    def new_ids(self, size: int) -> np.ndarray:
+        self.num_ids += size
+        return np.arange(self.num_ids - size, self.num_ids)
+
+    def freeze(self, node: Node, ids: np.ndarray, reason: str) -> None:
+        self.frozen_ids.append(ids)
+        if reason != "network input":
+            self.frozen_layers.append(FrozenLayer(node.name, node.kind, reason, len(ids)))
+
+    def _visit(self, node: Node) -> None:
+        call = _Call(self, node)
+        rule = rules.find(node.cls)
+        try:
+            if rule is None:
+                raise Frozen(rules.missing_reason(node))
+            spec = _checked(node, call, rule(call))
+        except Frozen as verdict:
+            spec = self._give_up(node, call, str(verdict))
+        self.specs[node.name], self.inputs[node.name] = spec, call.inputs
+        for tensor, channels in zip(node.outputs, spec.outputs, strict=True):
+            self.channels[tensor.number] = channels
+
+    def _give_up(self, node: Node, call: Call, reason: str) -> Spec:
+        outputs = tuple(call.fresh(port) for port in range(len(node.outputs)))
+        ids = np.concatenate([x.ids for x in (*call.inputs, *outputs)] or [np.zeros(0, int)])
+        self.freeze(node, ids, reason)
+        return Spec(outputs, {name: (None,) * len(w.shape) for name, w in node.weights.items()})
+
+    def _tie_calls(self, a: Node, b: Node) -> None:
+        """A layer called twice has one set of weights, so both calls keep the same channels."""
+        if not (self.specs[a.name].edits or self.specs[b.name].edits):
+            return
+        pairs = zip(
+            (*self.inputs[a.name], *self.specs[a.name].outputs),
+            (*self.inputs[b.name], *self.specs[b.name].outputs),
+            strict=True,
+        )
+        for x, y in pairs:
+            self._tie_or_freeze(x, y, b)
+
+    def _tie_or_freeze(self, x: Channels, y: Channels, node: Node) -> None:
+        if len(x) == len(y) and x.axis == y.axis:
+            self.ties.append((x.ids, y.ids))
+        else:
+            self.freeze(node, np.concatenate([x.ids, y.ids]), "a shared layer is called on tensors of different widths")
+
+    def finish(self) -> Coupling:
+        root = _resolve(self.num_ids, self.ties)
+        specs = {
+            name: dataclasses.replace(s, outputs=tuple(Channels(root[x.ids], x.axis) for x in s.outputs))
+            for name, s in self.specs.items()
+        }
+        inputs = {name: tuple(Channels(root[x.ids], x.axis) for x in xs) for name, xs in self.inputs.items()}
+        num_channels = int(root.max(initial=-1)) + 1
+        frozen = np.zeros(num_channels, bool)
+        for ids in self.frozen_ids:
+            frozen[root[ids]] = True
+        label = _label(self.graph, specs, num_channels, frozen)
+        masks, mask_of, position = _masks(self.graph, specs, label, frozen)
+        return Coupling(self.graph, specs, inputs, masks, mask_of, position, tuple(self.frozen_layers))
+
+
+def _checked(node: Node, call: Call, spec: Spec) -> Spec:
+    """Holds a rule against the shapes of the layer; forgets weights the layer does not have."""
+    if len(spec.outputs) != len(node.outputs):
+        raise ModelError(
+            f"The rule for {node.kind} gave {len(spec.outputs)} outputs, layer '{node.layer}' has {len(node.outputs)}."
+        )
+    for tensor, x in zip(node.outputs, spec.outputs, strict=True):
+        size = tensor.shape[x.axis] if len(x) else len(x)
+        if size != len(x):
+            raise ModelError(
+                f"The rule for {node.kind} gave {len(x)} channels along axis {x.axis} of '{node.name}', whose output "
+                f"has shape {tensor.shape}."
+            )
+    unknown = sorted(set(node.weights) - set(spec.weights))
+    if unknown:
+        raise Frozen(f"weights {', '.join(unknown)} are not described by the rule for {node.kind}")
+    weights = {name: spec.weights[name] for name in node.weights}
+    for name, axes in weights.items():
+        sides = {"in": call.inputs, "out": spec.outputs}
+        sizes = [None if a is None else len(a.follow(sides[a.side][a.port].ids)) for a in axes]
+        shape = node.weights[name].shape
+        if len(sizes) != len(shape) or any(n not in (None, s) for n, s in zip(sizes, shape, strict=True)):
+            raise Frozen(f"weight {name} has shape {shape}, the rule for {node.kind} expects {sizes}")
+    return dataclasses.replace(spec, weights=weights)
+
+
+def _resolve(num_ids: int, ties: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Union-find; returns the number of each id's class, classes numbered by first appearance."""
+    parent = list(range(num_ids))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for a, b in ties:
+        for i, j in zip(a.tolist(), b.tolist(), strict=True):
+            i, j = find(i), find(j)
+            parent[max(i, j)] = min(i, j)
+    roots = np.array([find(i) for i in range(num_ids)], dtype=np.int64)
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64) if num_ids else roots
+
+
+def _label(graph: Graph, specs: Mapping[str, Spec], num_channels: int, frozen: np.ndarray) -> np.ndarray:
+    """Channels get the same label when they appear equally often in every tensor (partition refinement)."""
+    label = frozen.astype(np.int64)
+    next_label = 2
+    for node in graph.nodes:
+        for channels in specs[node.name].outputs:
+            present, count = np.unique(channels.ids, return_counts=True)
+            if len(present) == 0:
+                continue
+            _, fresh = np.unique(np.stack([label[present], count]), axis=1, return_inverse=True)
+            label[present] = next_label + fresh.ravel()
+            next_label += int(fresh.max()) + 1
+    return label
+
+
+def _masks(
+    graph: Graph, specs: Mapping[str, Spec], label: np.ndarray, frozen: np.ndarray
+) -> tuple[tuple[CoupledMask, ...], np.ndarray, np.ndarray]:
+    birth = np.full(len(label), -1)
+    times = np.ones(len(label), np.int64)
+    for number, node in enumerate(graph.nodes):
+        for channels in specs[node.name].outputs:
+            present, count = np.unique(channels.ids, return_counts=True)
+            new = birth[present] < 0
+            birth[present[new]], times[present[new]] = number, count[new]
+    _, first, mask_of = np.unique(label, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))  # masks in the order in which the network makes them
+    mask_of = order[mask_of]
+    masks: list[CoupledMask] = []
+    position = np.zeros(len(label), np.int64)
+    names: dict[str, int] = {}
+    for mask in range(len(first)):
+        members = np.flatnonzero(mask_of == mask)
+        position[members] = np.arange(len(members))
+        name, multiplicity = graph.nodes[birth[members[0]]].name, int(times[members[0]])
+        number = names[name] = names.get(name, 0) + 1
+        unique = name if number == 1 else f"{name}/{number}"
+        masks.append(CoupledMask(unique, len(members), multiplicity, bool(frozen[members[0]])))
+    return tuple(masks), mask_of, position

@@ -1,0 +1,180 @@
+"""Which channels each layer keeps: the value between deciding and building."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_qcqp.coupling import Coupling
+from keras_qcqp.errors import FileError, PlanError
+from keras_qcqp.files import write_text
+from keras_qcqp.problem import Keep
+
+_FORMAT, _VERSION = "keras_qcqp.plan", 1
+Index = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """What one layer keeps.
+
+    Attributes:
+        kind: class name of the layer.
+        in_size, out_size: channels of each input and output tensor before.
+        in_index, out_index: for each tensor the channels that stay, in their new order; positions in the tensor as it
+            was, so behind a Flatten they count height x width x channels.
+    """
+
+    kind: str
+    in_size: tuple[int, ...]
+    out_size: tuple[int, ...]
+    in_index: tuple[Index, ...]
+    out_index: tuple[Index, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Layer path -> what it keeps, for every layer that has weights or widths that depend on channels."""
+
+    model: str
+    layers: Mapping[str, LayerPlan]
+
+    def __getitem__(self, layer: str) -> LayerPlan:
+        return self.layers[layer]
+
+    def __str__(self) -> str:
+        lines = [f"Plan for '{self.model}'"]
+        for path, p in self.layers.items():
+            widths = ", ".join(f"{size} -> {len(i)}" for size, i in zip(p.out_size, p.out_index, strict=True))
+            lines.append(f"  {path}: {widths}")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """JSON text; an index that keeps everything in order is written as null."""
+        layers = {
+            path: {
+                "kind": p.kind,
+                "in_size": p.in_size,
+                "out_size": p.out_size,
+                "in_index": [_pack(i, n) for i, n in zip(p.in_index, p.in_size, strict=True)],
+                "out_index": [_pack(i, n) for i, n in zip(p.out_index, p.out_size, strict=True)],
+            }
+            for path, p in self.layers.items()
+        }
+        return json.dumps({"format": _FORMAT, "version": _VERSION, "model": self.model, "layers": layers})
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            PlanError: not a plan, a newer version, or an index out of range (names the layer).
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise PlanError(f"The plan is not JSON: {error}.") from error
+        if not isinstance(data, dict) or data.get("format") != _FORMAT:
+            raise PlanError(f"This JSON is not a plan: 'format' should be '{_FORMAT}'.")
+        if data.get("version") != _VERSION:
+            raise PlanError(f"The plan has version {data.get('version')!r}; this package reads {_VERSION}. Update it.")
+        layers = data.get("layers")
+        if not isinstance(layers, dict) or not isinstance(data.get("model"), str):
+            raise PlanError("The plan needs 'model' (a string) and 'layers' (an object).")
+        return cls(data["model"], {path: _unpack_layer(path, value) for path, value in layers.items()})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the JSON atomically."""
+        write_text(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Reads a file written by `save`.
+
+        Raises:
+            FileError: the file cannot be read.
+            PlanError: it holds no plan.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileError(f"Cannot read plan '{path}': {error}.") from error
+
+
+def plan_from(coupling: Coupling, keep: Keep) -> Plan:
+    """The plan of a selection; channels stay in their old order."""
+    alive = coupling.alive(keep)
+    layers = {}
+    for node in coupling.first_calls():
+        spec = coupling.specs[node.name]
+        if spec.edits:
+            ins, outs = [x.ids for x in coupling.inputs[node.name]], [x.ids for x in spec.outputs]
+            layers[node.layer] = LayerPlan(
+                kind=node.kind,
+                in_size=tuple(map(len, ins)),
+                out_size=tuple(map(len, outs)),
+                in_index=tuple(tuple(np.flatnonzero(alive[ids]).tolist()) for ids in ins),
+                out_index=tuple(tuple(np.flatnonzero(alive[ids]).tolist()) for ids in outs),
+            )
+    return Plan(coupling.graph.name, layers)
+
+
+def require_match(plan: Plan, coupling: Coupling) -> None:
+    """Raises PlanError, naming the first layer in which the plan and the model differ."""
+    keep_all = plan_from(coupling, tuple(np.ones(m.size, bool) for m in coupling.masks))
+    for path, expected in keep_all.layers.items():
+        found = plan.layers.get(path)
+        if found is None:
+            raise PlanError(_mismatch(plan, coupling, f"layer '{path}' ({expected.kind}) is not in the plan"))
+        for field in ("kind", "in_size", "out_size"):
+            if getattr(found, field) != getattr(expected, field):
+                raise PlanError(
+                    _mismatch(
+                        plan,
+                        coupling,
+                        f"layer '{path}' has {field} {getattr(expected, field)}, the plan says {getattr(found, field)}",
+                    )
+                )
+    for path in plan.layers:
+        if path not in keep_all.layers:
+            raise PlanError(_mismatch(plan, coupling, f"the plan has layer '{path}', the model does not"))
+
+
+def _mismatch(plan: Plan, coupling: Coupling, what: str) -> str:
+    return f"The plan was made for model '{plan.model}' and does not fit '{coupling.graph.name}': {what}."
+
+
+def _pack(index: Index, size: int) -> Index | None:
+    return None if index == tuple(range(size)) else index
+
+
+def _unpack_layer(path: str, value: Any) -> LayerPlan:
+    def integers(items: Any) -> tuple[int, ...]:
+        if not isinstance(items, list) or not all(type(i) is int for i in items):
+            raise PlanError(f"Plan of layer '{path}': lists of whole numbers expected.")
+        return tuple(items)
+
+    def indices(key: str, sizes: tuple[int, ...]) -> tuple[Index, ...]:
+        listed = value.get(key)
+        if not isinstance(listed, list) or len(listed) != len(sizes):
+            raise PlanError(f"Plan of layer '{path}': '{key}' needs one list for each of {len(sizes)} tensors.")
+        found = tuple(tuple(range(n)) if i is None else integers(i) for i, n in zip(listed, sizes, strict=True))
+        for index, size in zip(found, sizes, strict=True):
+            if len(set(index)) != len(index) or (size and not index) or not all(0 <= i < size for i in index):
+                raise PlanError(
+                    f"Plan of layer '{path}': '{key}' must list different channels of 0..{size - 1}, at least one."
+                )
+        return found
+
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        raise PlanError(f"Plan of layer '{path}': an object with 'kind', sizes and indices expected.")
+    in_size, out_size = integers(value.get("in_size")), integers(value.get("out_size"))
+    if any(not 0 <= size <= 2**24 for size in in_size + out_size):
+        raise PlanError(f"Plan of layer '{path}': sizes must lie in 0..2^24.")
+    return LayerPlan(value["kind"], in_size, out_size, indices("in_index", in_size), indices("out_index", out_size))

@@ -1,0 +1,217 @@
+"""Builds models: the smaller one of a plan, and the masked original it must equal.
+
+The law: `rebuild(model, plan)` equals `masked(model, plan)`, the original in which dropped channels are zeroed in the
+kernels of their consumers. (Zeroing them in their producers is not the same: a batch norm's shift revives them.)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_qcqp import graph as graphs
+from keras_qcqp.channels import Axis, Spec, substitute
+from keras_qcqp.coupling import couple
+from keras_qcqp.errors import ModelError, PlanError
+from keras_qcqp.plan import LayerPlan, Plan, require_match
+
+Values = dict[str, dict[str, np.ndarray]]
+
+
+def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
+    """Builds the smaller model of a plan; the given model is not changed.
+
+    Names, dtypes, regularisers, trainable flags, nesting and compile settings stay; an optimizer starts afresh, since
+    its state belongs to weights that no longer exist.
+
+    Raises:
+        ModelError: the model cannot be read, or a layer cannot be built from its configuration.
+        PlanError: the plan was made for another model (names the first difference) or contradicts itself.
+    """
+    coupling = couple(graphs.read(model))
+    require_match(plan, coupling)
+    specs = {node.layer: coupling.specs[node.name] for node in coupling.first_calls()}
+    values = graphs.weight_values(model)
+    for path, layer_plan in plan.layers.items():
+        values[path] = _sliced(values[path], specs[path], layer_plan)
+    edits = {path: _edited(specs[path], p) for path, p in plan.layers.items()}
+    try:
+        return _build(model, edits, values)
+    except ValueError as error:
+        if isinstance(error, ModelError):
+            raise
+        raise PlanError(f"The plan contradicts itself, its layers do not fit together: {error}") from error
+
+
+def masked(model: keras.Model, plan: Plan) -> keras.Model:
+    """A copy of the model, same size, with dropped channels zeroed in the kernels that read them.
+
+    Raises:
+        ModelError, PlanError: as `rebuild`.
+    """
+    coupling = couple(graphs.read(model))
+    require_match(plan, coupling)
+    values = graphs.weight_values(model)
+    for node in coupling.first_calls():
+        layer_plan = plan.layers.get(node.layer)
+        if layer_plan is None:
+            continue
+        for name, axes in coupling.specs[node.name].weights.items():
+            reads = [number for number, axis in enumerate(axes) if axis is not None and axis.side == "in"]
+            if reads and len([a for a in axes if a is not None]) > 1:  # a kernel that mixes
+                values[node.layer][name] = _zeroed(values[node.layer][name], reads[0], axes[reads[0]], layer_plan)
+    return _build(model, {}, values)
+
+
+def _select(axis: Axis, plan: LayerPlan) -> np.ndarray:
+    index, size = (plan.in_index, plan.in_size) if axis.side == "in" else (plan.out_index, plan.out_size)
+    return axis.select(np.asarray(index[axis.port], np.int64), size[axis.port])
+
+
+def _edited(spec: Spec, plan: LayerPlan) -> dict[str, Any]:
+    """Configuration entries with the new widths in them."""
+    return {key: substitute(value, lambda axis: len(_select(axis, plan))) for key, value in spec.config.items()}
+
+
+def _sliced(values: Mapping[str, np.ndarray], spec: Spec, plan: LayerPlan) -> dict[str, np.ndarray]:
+    sliced = {}
+    for name, value in values.items():
+        for number, axis in enumerate(spec.weights[name]):
+            if axis is not None:
+                value = np.take(value, _select(axis, plan), axis=number)
+        sliced[name] = value
+    return sliced
+
+
+def _zeroed(value: np.ndarray, number: int, axis: Axis | None, plan: LayerPlan) -> np.ndarray:
+    assert axis is not None
+    kept = np.zeros(value.shape[number], bool)
+    kept[_select(axis, plan)] = True
+    shape = [1] * value.ndim
+    shape[number] = -1
+    return np.where(kept.reshape(shape), value, np.zeros((), value.dtype))
+
+
+def _build(model: keras.Model, edits: Mapping[str, Mapping[str, Any]], values: Values) -> keras.Model:
+    """Copies a model with edited layer configurations and the given weights."""
+    clone = _Copier(edits).model(model, "", None)
+    for path, layer in graphs.layers_by_path(clone).items():
+        for name, variable in graphs.named_weights(layer).items():
+            variable.assign(values[path][name])
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+    _copy_trainable(model, clone)
+    _copy_compile(model, clone)
+    return clone
+
+
+class _Copier:
+    """Replays a model's calls on copies of its layers, nested models included."""
+
+    def __init__(self, edits: Mapping[str, Mapping[str, Any]]) -> None:
+        self._edits = edits
+        self._copies: dict[int, Any] = {}  # an object used twice is copied once
+
+    def model(self, model: keras.Model, prefix: str, entries: list[Any] | None) -> keras.Model:
+        """Copies a model; `entries` are the tensors that will enter it, None at the top level."""
+        functional = graphs.as_functional(model)
+        assert functional is not None
+        tensors = {}
+        for k, x in enumerate(functional.inputs):
+            shape = x.shape if entries is None else (x.shape[0], *entries[k].shape[1:])
+            name = graphs.input_layer_name(x)
+            tensors[id(x)] = keras.Input(batch_shape=shape, dtype=x.dtype, name=name, sparse=x.sparse)
+            tensors[id(x)].name = x.name
+        if isinstance(model, keras.Sequential):
+            entry = tensors[id(functional.inputs[0])]
+            layers = self._sequential(model, prefix, entry)
+            return keras.Sequential([entry, *layers], name=model.name)
+        for node in graphs.calls(functional):
+            if id(node.outputs[0]) not in tensors:
+                self._replay(node, prefix, tensors)
+        inputs, outputs = graphs.structures(functional)
+        swap = lambda x: tensors[id(x)]  # noqa: E731
+        return keras.Model(
+            keras.tree.map_structure(swap, inputs), keras.tree.map_structure(swap, outputs), name=model.name
+        )
+
+    def _sequential(self, model: keras.Sequential, prefix: str, entry: Any) -> list[Any]:
+        layers, x = [], entry
+        for layer in model.layers:
+            layers.append(self._operation(layer, prefix, [x]))
+            x = layers[-1](x)
+        return layers
+
+    def _replay(self, node: Any, prefix: str, tensors: dict[int, Any]) -> None:
+        operation = self._operation(node.operation, prefix, [tensors[id(x)] for x in node.input_tensors])
+        args, kwargs = node.arguments.fill_in(tensors)
+        outputs = keras.tree.flatten(operation(*args, **kwargs))
+        tensors.update((id(old), new) for old, new in zip(node.outputs, outputs, strict=True))
+
+    def _operation(self, operation: Any, prefix: str, entries: list[Any]) -> Any:
+        if id(operation) not in self._copies:
+            self._copies[id(operation)] = self._copy(operation, prefix, entries)
+        return self._copies[id(operation)]
+
+    def _copy(self, operation: Any, prefix: str, entries: list[Any]) -> Any:
+        path = f"{prefix}{operation.name}"
+        inner = graphs.as_functional(operation)
+        if inner is not None:
+            return self.model(operation, f"{path}/", entries)
+        edits = self._edits.get(path, {})
+        if not isinstance(operation, keras.layers.Layer):
+            clone = graphs.copy_operation(operation)
+            for key, value in edits.items():
+                setattr(clone, key, value)
+            return clone
+        return _from_config(operation, path, edits)
+
+
+def _from_config(layer: Any, path: str, edits: Mapping[str, Any]) -> Any:
+    if isinstance(layer, keras.layers.Lambda):
+        return graphs.copy_lambda(layer)
+    try:
+        with keras.saving.custom_object_scope(_custom_objects(layer)):
+            return type(layer).from_config({**layer.get_config(), **edits})
+    except Exception as error:
+        raise ModelError(
+            f"Layer '{path}' ({type(layer).__name__}) cannot be rebuilt from its get_config(): {error}. "
+            "Its from_config() must accept what its get_config() returns."
+        ) from error
+
+
+def _custom_objects(holder: Any) -> dict[str, Any]:
+    """The user's own functions and classes that a layer (or model) holds, under the names its config gives them."""
+    found: dict[str, Any] = {}
+    for value in vars(holder).values():
+        cls: Callable[..., Any] = value if callable(value) and hasattr(value, "__name__") else type(value)
+        if not getattr(cls, "__module__", "builtins").startswith(("keras.", "builtins")):
+            found[cls.__name__] = cls
+    return found
+
+
+def _copy_trainable(model: keras.Model, clone: keras.Model) -> None:
+    """Outer flags first: setting one sets all below it, and those are then set to their own."""
+    clone.trainable = model.trainable
+    for old, new in zip(model.layers, clone.layers, strict=True):
+        if graphs.as_functional(old) is not None:
+            _copy_trainable(old, new)
+        else:
+            new.trainable = old.trainable
+
+
+def _copy_compile(model: keras.Model, clone: keras.Model) -> None:
+    if not model.compiled:
+        return
+    try:
+        with keras.saving.custom_object_scope(_custom_objects(model)):
+            clone.compile_from_config(model.get_compile_config())
+    except Exception as error:  # a loss that cannot be serialised must not cost the user the pruned model
+        warnings.warn(
+            f"The compile settings of '{model.name}' could not be carried over ({error}); call compile() again.",
+            stacklevel=2,
+        )

@@ -1,0 +1,54 @@
+"""The table of rules: layer class -> how it treats channels. Exact classes only; a subclass may do anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_qcqp.channels import Rule
+from keras_qcqp.graph import Node
+from keras_qcqp.rules import convolution, elementwise, merging, operations, shaping
+
+_L = keras.layers
+
+RULES: dict[type, Rule] = {
+    **convolution.RULES,
+    **elementwise.RULES,
+    **merging.RULES,
+    **shaping.RULES,
+}
+
+
+def register_rule(layer_class: type, rule: Rule) -> None:
+    """Teaches the package a layer class of yours, or replaces what it knows of a built-in one.
+
+    Args:
+        layer_class: the exact class; subclasses need their own registration.
+        rule: `rule(call) -> Spec`, see `keras_qcqp.channels`. Rules of built-in layers can be reused:
+            `register_rule(MyConv2D, keras_qcqp.rules.find(keras.layers.Conv2D))`.
+
+    Raises:
+        TypeError: `layer_class` is no class or `rule` cannot be called.
+    """
+    if not isinstance(layer_class, type):
+        raise TypeError(f"register_rule expects a layer class, got {layer_class!r}. Pass the class, not an instance.")
+    if not callable(rule):
+        raise TypeError(f"The rule for {layer_class.__name__} must be a function call -> Spec, got {rule!r}.")
+    RULES[layer_class] = rule
+
+
+def find(layer_class: type) -> Rule | None:
+    """The rule of a layer class or `keras.ops` operation; None when there is none."""
+    rule = RULES.get(layer_class)
+    if rule is None and layer_class.__module__.startswith("keras.src.ops."):
+        rule = operations.RULES.get(layer_class.__name__)
+    return rule
+
+
+def missing_reason(node: Node) -> str:
+    """Why a node without a rule is frozen, and the way out."""
+    cls: Any = node.cls
+    if cls.__module__.startswith("keras.src.ops."):
+        return f"operation keras.ops {node.kind} is not followed yet; use the layer of the same name"
+    return f"no rule for layer class {node.kind}; add one with keras_qcqp.register_rule({node.kind}, rule)"

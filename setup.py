@@ -1,0 +1,50 @@
+"""Installs keras-qcqp: the packages keras_qcqp and tflite_tools, and their command lines."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "keras_qcqp/__init__.py").read_text(), re.MULTILINE).group(1)
+
+REAL_DATA = ["pillow>=10", "scikit-learn>=1.4"]
+EXTRAS = {
+    # tensorflow-model-optimization wants absl-py < 2, which on Python 3.11 and 3.12 brings an older OR-Tools along.
+    "qat": ["tensorflow-model-optimization>=0.8.1", "tf_keras>=2.18"],
+    "examples": REAL_DATA,
+    "test": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", *REAL_DATA],
+}
+EXTRAS["dev"] = EXTRAS["test"]
+
+setup(
+    name="keras-qcqp",
+    version=VERSION,
+    description="Prunes trained Keras CNNs to hard budgets by exact channel selection, and takes them to the edge.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["keras_qcqp*", "tflite_tools*"]),
+    package_data={"keras_qcqp": ["py.typed"], "tflite_tools": ["py.typed"]},
+    install_requires=[
+        "absl-py>=1.2",
+        "ai-edge-litert>=2.0",
+        "keras>=3.8",
+        "numpy>=1.26",
+        "ortools>=9.7",
+        "pandas>=2.0",  # OR-Tools 9.7 imports it without saying so
+        "rich>=13",
+        "tensorflow>=2.18",
+    ],
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [
+            "keras_qcqp_prune = keras_qcqp.prune_main:run",
+            "tflite_convert = tflite_tools.convert_main:run",
+            "tflite_profile = tflite_tools.profile_main:run",
+        ]
+    },
+    # "build" would collide with the file BUILD where file names ignore case.
+    options={"build": {"build_base": ".build"}},
+)

@@ -1,0 +1,69 @@
+"""Turns Keras models into `.tflite` files and measures them: recipe -> convert -> profile.
+
+Importing this package loads neither TensorFlow nor LiteRT; each public name is fetched on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tflite_tools.conversion import convert as convert
+    from tflite_tools.conversion import load_keras_model as load_keras_model
+    from tflite_tools.devices.base import TimingOptions as TimingOptions
+    from tflite_tools.errors import ConversionError as ConversionError
+    from tflite_tools.errors import DeviceError as DeviceError
+    from tflite_tools.errors import OutputFileError as OutputFileError
+    from tflite_tools.errors import ProfileError as ProfileError
+    from tflite_tools.errors import RecipeError as RecipeError
+    from tflite_tools.errors import RepresentativeDataError as RepresentativeDataError
+    from tflite_tools.errors import RepresentativeDataWarning as RepresentativeDataWarning
+    from tflite_tools.errors import TfliteFileError as TfliteFileError
+    from tflite_tools.errors import TfliteToolsError as TfliteToolsError
+    from tflite_tools.flatbuffer import TfliteFacts as TfliteFacts
+    from tflite_tools.flatbuffer import read_facts as read_facts
+    from tflite_tools.profiles import Comparison as Comparison
+    from tflite_tools.profiles import Profile as Profile
+    from tflite_tools.profiling import compare as compare
+    from tflite_tools.profiling import profile as profile
+    from tflite_tools.recipe import RECIPES as RECIPES
+    from tflite_tools.recipe import Recipe as Recipe
+
+# No module may carry a public name: importing the submodule would put itself in the function's place.
+_HOME = {
+    "convert": "conversion",
+    "load_keras_model": "conversion",
+    "TimingOptions": "devices.base",
+    "ConversionError": "errors",
+    "DeviceError": "errors",
+    "OutputFileError": "errors",
+    "ProfileError": "errors",
+    "RecipeError": "errors",
+    "RepresentativeDataError": "errors",
+    "RepresentativeDataWarning": "errors",
+    "TfliteFileError": "errors",
+    "TfliteToolsError": "errors",
+    "TfliteFacts": "flatbuffer",
+    "read_facts": "flatbuffer",
+    "Comparison": "profiles",
+    "Profile": "profiles",
+    "compare": "profiling",
+    "profile": "profiling",
+    "RECIPES": "recipe",
+    "Recipe": "recipe",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOME))

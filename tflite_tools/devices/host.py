@@ -1,0 +1,120 @@
+"""This computer, through the LiteRT interpreter with its default XNNPACK kernels."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tflite_tools.devices.base import Timing, TimingOptions
+from tflite_tools.errors import DeviceError, first_line
+from tflite_tools.flatbuffer import TfliteFacts
+from tflite_tools.quiet import silenced
+
+_X86 = ("x86_64", "amd64", "i386", "i686")
+_INT8_NOTE = "host int8 time is no phone proxy: without VNNI x86 runs int8 slower than float32, Arm faster."
+
+
+class HostDevice:
+    """Wall time on the computer that runs this program.
+
+    Block means move by 10 to 20 % on a shared machine, the minimum over interleaved rounds by about 2 %. So
+    all models take turns, round by round, and the minimum is the result.
+    """
+
+    name = "host"
+
+    def profile(self, models: Mapping[str, bytes], options: TimingOptions) -> dict[str, Timing]:
+        """Times single runs on seeded random inputs, the models taking turns.
+
+        Raises:
+            DeviceError: the interpreter refuses a model, or a run fails.
+        """
+        interpreters = {name: _load(name, data, options) for name, data in models.items()}
+        samples = {name: np.empty((options.rounds, options.repeats)) for name in models}
+        for name, interpreter in interpreters.items():
+            _run(name, interpreter, np.empty(options.warmup))
+        for number in range(options.rounds):
+            for name, interpreter in interpreters.items():
+                _run(name, interpreter, samples[name][number])
+        return {name: _timing(values.ravel() * 1e-6) for name, values in samples.items()}
+
+    def notes(self, facts: TfliteFacts) -> tuple[str, ...]:
+        """Warns of int8 times on x86, which say nothing about a phone."""
+        misleading = facts.has_int8_activations and platform.machine().lower() in _X86
+        return (_INT8_NOTE,) if misleading else ()
+
+    def environment(self) -> dict[str, str]:
+        """CPU model, platform, Python and LiteRT versions."""
+        return {
+            "cpu": _cpu_model(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "ai_edge_litert": metadata.version("ai-edge-litert"),
+        }
+
+
+def _load(name: str, data: bytes, options: TimingOptions) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    random = np.random.default_rng(options.seed)
+    try:
+        with silenced():
+            interpreter = Interpreter(model_content=data, num_threads=options.num_threads)
+            interpreter.allocate_tensors()
+            for detail in interpreter.get_input_details():
+                interpreter.set_tensor(detail["index"], _random_input(random, detail))
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(f"Model '{name}' does not load on the host: {first_line(error)}") from error
+    return interpreter
+
+
+def _random_input(random: np.random.Generator, detail: Mapping[str, Any]) -> np.ndarray:
+    shape, dtype = tuple(detail["shape"]), np.dtype(detail["dtype"])
+    if dtype.kind == "f":
+        return random.standard_normal(shape).astype(dtype)
+    if dtype.kind in "iu" and detail["quantization"][0] != 0.0:
+        limits = np.iinfo(dtype)
+        return random.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+    # Plain integers are mostly indices: 0 and 1 stay inside every table that has two rows.
+    return random.integers(0, 2, shape).astype(dtype)
+
+
+def _run(name: str, interpreter: Any, nanoseconds: np.ndarray) -> None:
+    """Runs once per element of `nanoseconds` and stores each duration there."""
+    invoke = _bare_invoke(interpreter)
+    clock = time.perf_counter_ns
+    try:
+        for index in range(len(nanoseconds)):
+            begin = clock()
+            invoke()
+            nanoseconds[index] = clock() - begin
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(f"Model '{name}' fails while running on the host: {first_line(error)}") from error
+    finally:
+        del invoke  # a living reference to the internals blocks later calls on the interpreter
+
+
+def _bare_invoke(interpreter: Any) -> Callable[[], Any]:
+    """The native call; the public `invoke` adds a microsecond or two of checks, much for a small model."""
+    return getattr(getattr(interpreter, "_interpreter", None), "Invoke", interpreter.invoke)
+
+
+def _timing(milliseconds: np.ndarray) -> Timing:
+    p10, median, p90 = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
+    return Timing(float(milliseconds.min()), median, p10, p90, milliseconds.size)
+
+
+def _cpu_model() -> str:
+    """The name on the box; `platform.processor` is empty or only 'x86_64' on most Linux systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Hardware")))
+    return next(names, "") or platform.processor() or platform.machine()
