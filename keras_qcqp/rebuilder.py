@@ -163,17 +163,14 @@ class _Copier:
         if inner is not None:
             return self.model(operation, f"{path}/", entries)
         edits = self._edits.get(path, {})
-        if not isinstance(operation, keras.layers.Layer):
-            clone = graphs.copy_operation(operation)
-            for key, value in edits.items():
-                setattr(clone, key, value)
-            return clone
+        if isinstance(operation, keras.layers.Lambda):
+            return graphs.copy_lambda(operation)
+        if not isinstance(operation, keras.layers.Layer) and not edits:
+            return graphs.copy_operation(operation)  # its arguments need not be serialisable
         return _from_config(operation, path, edits)
 
 
 def _from_config(layer: Any, path: str, edits: Mapping[str, Any]) -> Any:
-    if isinstance(layer, keras.layers.Lambda):
-        return graphs.copy_lambda(layer)
     try:
         with keras.saving.custom_object_scope(_custom_objects(layer)):
             return type(layer).from_config({**layer.get_config(), **edits})
