@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
 
 from keras_qcqp.errors import BudgetError, did_you_mean
@@ -70,7 +71,7 @@ class Budget:
         for name, value in self.asked().items():
             resource, factor = _ALIASES.get(name, (name, 1))
             full = original[resource] * factor
-            limit = math.floor(value * full) if value <= 1 else math.floor(value)
+            limit = math.floor(float(value) * full) if value <= 1 else math.floor(value)
             if value > 1 and limit >= full:
                 raise BudgetError(
                     f"Budget {name}={value:,.10g} is met already: the model has {full:,}. Ask for less, or for a "
@@ -93,9 +94,13 @@ def resource_of(name: str) -> str:
 
 
 def _check(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise BudgetError(f"Budget {name} must be a number, got {value!r}.")
-    if math.isnan(value) or math.isinf(value) or value <= 0:
+    try:
+        size = float(value)
+    except OverflowError:  # a Python integer beyond all floats
+        size = math.inf
+    if not 0 < size < math.inf:  # false for NaN too
         raise BudgetError(
             f"Budget {name}={value} must be above 0: a fraction of the original in (0, 1], or an absolute limit."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,7 +33,8 @@ class Widths:
     multiple: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.min_keep, bool) or not self.min_keep > 0 or (self.min_keep > 1 and self.min_keep % 1):
+        number = isinstance(self.min_keep, numbers.Real) and not isinstance(self.min_keep, bool)
+        if not number or not self.min_keep > 0 or (self.min_keep > 1 and self.min_keep % 1):
             raise BudgetError(f"min_keep must be a count >= 1 or a fraction in (0, 1), got {self.min_keep!r}.")
         if isinstance(self.multiple, bool) or not isinstance(self.multiple, int) or self.multiple < 1:
             raise BudgetError(f"width_multiple must be an integer >= 1, got {self.multiple!r}.")

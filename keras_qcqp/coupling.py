@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import keras
 import numpy as np
 
 from keras_qcqp import rules
@@ -15,13 +16,12 @@ from keras_qcqp.graph import Graph, Node
 
 @dataclasses.dataclass(frozen=True)
 class FrozenLayer:
-    """A call whose channels are kept, and why; `expected` marks inputs and outputs of the network."""
+    """A call that keeps channels which would otherwise be free, how many, and why."""
 
     node: str
     kind: str
     reason: str
     num_channels: int
-    expected: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +93,11 @@ def couple(graph: Graph, strict: bool = False) -> Coupling:
         FrozenLayerError: `strict` and something would be frozen; lists all of it.
         ModelError: a registered rule contradicts the shapes of its layer.
     """
-    run = _Run(graph)
-    if strict and run.frozen_layers:
-        listed = "; ".join(f"'{f.node}' ({f.kind}): {f.reason}" for f in run.frozen_layers)
-        raise FrozenLayerError(f"strict=True and {len(run.frozen_layers)} calls cannot be pruned through: {listed}.")
-    return run.finish()
+    coupling = _Run(graph).finish()
+    if strict and coupling.frozen:
+        listed = "; ".join(f"'{f.node}' ({f.kind}): {f.reason}" for f in coupling.frozen)
+        raise FrozenLayerError(f"strict=True and {len(coupling.frozen)} calls cannot be pruned through: {listed}.")
+    return coupling
 
 
 class _Call:
@@ -131,8 +131,8 @@ class _Run:
         self.specs: dict[str, Spec] = {}
         self.inputs: dict[str, tuple[Channels, ...]] = {}
         self.ties: list[tuple[np.ndarray, np.ndarray]] = []
-        self.frozen_ids: list[np.ndarray] = []
-        self.frozen_layers: list[FrozenLayer] = []
+        self.ends: list[np.ndarray] = []  # ids of the network's inputs and outputs
+        self.frozen: list[tuple[Node, str, np.ndarray]] = []
         self.num_ids = 0
         first: dict[str, Node] = {}
         for node in graph.nodes:
@@ -143,16 +143,17 @@ class _Run:
         for a, b in graph.shared:
             self._tie_or_freeze(self.channels[a.number], self.channels[b.number], graph.nodes[0])
         for tensor in graph.outputs:
-            self.frozen_ids.append(self.channels[tensor.number].ids)
+            self.ends.append(self.channels[tensor.number].ids)
 
     def new_ids(self, size: int) -> np.ndarray:
         self.num_ids += size
         return np.arange(self.num_ids - size, self.num_ids)
 
     def freeze(self, node: Node, ids: np.ndarray, reason: str) -> None:
-        self.frozen_ids.append(ids)
-        if reason != "network input":
-            self.frozen_layers.append(FrozenLayer(node.name, node.kind, reason, len(ids)))
+        if issubclass(node.cls, keras.layers.InputLayer):
+            self.ends.append(ids)
+        else:
+            self.frozen.append((node, reason, ids))
 
     def _visit(self, node: Node) -> None:
         call = _Call(self, node)
@@ -200,11 +201,18 @@ class _Run:
         inputs = {name: tuple(Channels(root[x.ids], x.axis) for x in xs) for name, xs in self.inputs.items()}
         num_channels = int(root.max(initial=-1)) + 1
         frozen = np.zeros(num_channels, bool)
-        for ids in self.frozen_ids:
+        for ids in self.ends:
             frozen[root[ids]] = True
+        told = []
+        ends = frozen.copy()
+        for node, reason, ids in self.frozen:
+            frozen[root[ids]] = True
+            number = len(np.unique(root[ids][~ends[root[ids]]]))
+            if number:  # what is kept anyway, as an input or output of the network, is not worth a word
+                told.append(FrozenLayer(node.name, node.kind, reason, number))
         label = _label(self.graph, specs, num_channels, frozen)
         masks, mask_of, position = _masks(self.graph, specs, label, frozen)
-        return Coupling(self.graph, specs, inputs, masks, mask_of, position, tuple(self.frozen_layers))
+        return Coupling(self.graph, specs, inputs, masks, mask_of, position, tuple(told))
 
 
 def _checked(node: Node, call: Call, spec: Spec) -> Spec:

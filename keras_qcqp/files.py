@@ -56,8 +56,12 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise FileError(f"Cannot write '{target}': the directory '{target.parent}' does not exist. Create it first.")
     if target.is_dir():
         raise FileError(f"Cannot write '{target}': it is a directory. Give a file name.")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise FileError(f"Cannot write '{target}': no permission to create files in '{target.parent}'.")
+    try:
+        with tempfile.NamedTemporaryFile(prefix=f".{target.stem}-", dir=target.parent):
+            pass  # permission bits do not tell of read-only disks, and mean nothing to root
+    except OSError as error:
+        reason = error.strerror or error
+        raise FileError(f"Cannot write '{target}': no file can be created in '{target.parent}' ({reason}).") from error
 
 
 def _umask() -> int:

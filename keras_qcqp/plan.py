@@ -104,7 +104,8 @@ class Plan:
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise FileError(f"Cannot read plan '{path}': {error}.") from error
+            reason = getattr(error, "strerror", None) or error
+            raise FileError(f"Cannot read plan '{path}': {reason}.") from error
 
 
 def plan_from(coupling: Coupling, keep: Keep) -> Plan:
@@ -144,6 +145,35 @@ def require_match(plan: Plan, coupling: Coupling) -> None:
     for path in plan.layers:
         if path not in keep_all.layers:
             raise PlanError(_mismatch(plan, coupling, f"the plan has layer '{path}', the model does not"))
+    _require_consistent(plan, coupling)
+
+
+def _require_consistent(plan: Plan, coupling: Coupling) -> None:
+    """Coupled channels live or die together, so all layers must say the same of each; frozen ones live."""
+    frozen = np.array([m.frozen for m in coupling.masks], bool)[coupling.mask_of]
+    decided: dict[int, tuple[bool, str]] = {
+        c: (True, "is an input or output of the model, or frozen") for c in np.flatnonzero(frozen).tolist()
+    }
+    for node in coupling.first_calls():
+        layer = plan.layers.get(node.layer)
+        if layer is None:
+            continue
+        ids = [("input", x.ids) for x in coupling.inputs[node.name]]
+        ids += [("output", x.ids) for x in coupling.specs[node.name].outputs]
+        for (side, channels), index in zip(ids, (*layer.in_index, *layer.out_index), strict=True):
+            kept = np.zeros(len(channels), bool)
+            kept[list(index)] = True
+            for position, (channel, keeps) in enumerate(zip(channels.tolist(), kept.tolist(), strict=True)):
+                before, why = decided.setdefault(channel, (keeps, f"'{node.layer}' {_verb(keeps)}"))
+                if before != keeps:
+                    raise PlanError(
+                        f"The plan contradicts itself: layer '{node.layer}' {_verb(keeps)} channel {position} of its "
+                        f"{side}, which {why}."
+                    )
+
+
+def _verb(keeps: bool) -> str:
+    return "keeps" if keeps else "drops"
 
 
 def _mismatch(plan: Plan, coupling: Coupling, what: str) -> str:

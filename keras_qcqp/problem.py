@@ -101,7 +101,7 @@ class Problem:
         full = [m.size for m in self.masks]
         for r in self.resources:
             limit = self.limits.get(r.name)
-            wanted = "" if limit is None else f", limit {limit:,} ({limit / r.usage(full):.1%})"
+            wanted = "" if limit is None else f", limit {limit:,} ({_share(limit, r.usage(full))})"
             lines.append(f"  {r.name}: {r.usage(full):,} {r.unit}{wanted}")
         return "\n".join(lines)
 
@@ -181,11 +181,16 @@ def require_feasible(problem: Problem) -> None:
             held = ", ".join(f"{name} {value:,}" for name, value in _largest_parts(problem, r, least))
             sentences.append(
                 f"{r.name}: {limit:,} {r.unit} asked, but the smallest reachable value is {smallest:,} {r.unit} "
-                f"({smallest / r.usage([m.size for m in problem.masks]):.1%} of the original), held up by {held}. "
+                f"({_share(smallest, r.usage([m.size for m in problem.masks]))} of the original), held up by "
+                f"{held or 'nothing: every limit must be at least 0'}. "
                 f"Raise the limit to at least {smallest:,}, lower min_keep or width_multiple, or free a frozen layer."
             )
     if sentences:
         raise InfeasibleError("No selection meets the budget. " + " ".join(sentences))
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
 
 
 def _ranges(allowed: Sequence[int]) -> str:
@@ -211,6 +216,11 @@ def _validate(problem: Problem) -> None:
         ascending = all(a < b for a, b in zip(m.allowed, m.allowed[1:], strict=False))
         if not m.allowed or not ascending or not 0 <= m.allowed[0] <= m.allowed[-1] <= m.size:
             raise ProblemError(f"Mask {m.name}: allowed counts must ascend within 0..{m.size}, got {m.allowed}.")
+    used = [*problem.linear, *(m for p in problem.pairs for m in (p.a, p.b))]
+    used += [m for r in problem.resources for m in (*r.linear, *(side for key in r.quadratic for side in key))]
+    outside = sorted({m for m in used if not 0 <= m < len(sizes)})
+    if outside:
+        raise ProblemError(f"Masks {outside} do not exist; the problem has {len(sizes)}, numbered from 0.")
     shapes: list[tuple[tuple[int, ...], np.ndarray, tuple[int, ...]]]
     shapes = [((p.a, p.b), p.values, (sizes[p.a], sizes[p.b])) for p in problem.pairs]
     shapes += [((m,), w, (sizes[m],)) for m, w in problem.linear.items()]
@@ -218,9 +228,11 @@ def _validate(problem: Problem) -> None:
         names = " x ".join(problem.masks[m].name for m in where)
         if values.shape != shape:
             raise ProblemError(f"Importance of {names} has shape {values.shape}, expected {shape}.")
-        if not np.all(np.isfinite(values)) or np.any(values < 0):
+        if values.dtype.kind not in "biuf" or not np.all(np.isfinite(values)) or np.any(values < 0):
             raise ProblemError(f"Importance of {names} has negative or non-finite entries; scores must be >= 0.")
     known = {r.name for r in problem.resources}
+    if len(known) < len(problem.resources):
+        raise ProblemError(f"Two resources have one name: {[r.name for r in problem.resources]}.")
     unknown = sorted(set(problem.limits) - known)
     if unknown:
         raise ProblemError(f"Limits for unknown resources {unknown}; known: {sorted(known)}.")

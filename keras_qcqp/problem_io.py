@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +15,6 @@ from keras_qcqp.files import replacing
 from keras_qcqp.problem import Mask, Pair, Problem, Resource
 
 _FORMAT, _VERSION = "keras_qcqp.problem", 1
-_DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, OSError, zipfile.BadZipFile)
 
 
 def save(problem: Problem, path: str | os.PathLike[str]) -> None:
@@ -55,8 +53,8 @@ def from_bytes(data: bytes) -> Problem:
             return _assemble(header, arrays)
     except ProblemError:
         raise
-    except _DAMAGE as error:
-        raise ProblemError(f"This is not a saved problem: {error}.") from error
+    except Exception as error:  # damaged bytes make zipfile, NumPy and json raise nearly anything
+        raise ProblemError(f"This is not a saved problem: {str(error) or type(error).__name__}.") from error
 
 
 def _write(problem: Problem, stream: BinaryIO) -> None:
@@ -73,7 +71,7 @@ def _write(problem: Problem, stream: BinaryIO) -> None:
         ],
         "limits": dict(problem.limits),
     }
-    arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header).encode("utf-8"), np.uint8)}
+    arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header, default=int).encode("utf-8"), np.uint8)}
     arrays |= {f"allowed_{m}": np.array(mask.allowed, np.int64) for m, mask in enumerate(problem.masks)}
     arrays |= {f"linear_{m}": w for m, w in problem.linear.items()}
     arrays |= {f"pair_{k}": pair.values for k, pair in enumerate(problem.pairs)}

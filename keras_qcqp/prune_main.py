@@ -12,54 +12,104 @@ activation_bytes. --report_output ends in .txt or .json.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
+from keras_qcqp.budget import Budget
 from keras_qcqp.errors import FileError, ModelError, QcqpError
-from keras_qcqp.files import check_writable, replacing, write_text
+from keras_qcqp.files import check_writable, replacing
 
-_MODEL = flags.DEFINE_string("model", None, "The .keras file to prune.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "Where to write the smaller .keras file.", required=True)
-_BUDGET = flags.DEFINE_string("budget", None, "Limits such as macs=0.5,params=100000.")
-_PLAN = flags.DEFINE_string("plan", None, "A plan to apply, instead of --budget.")
-_PLAN_OUTPUT = flags.DEFINE_string("plan_output", None, "Where to write the plan (JSON).")
-_REPORT_OUTPUT = flags.DEFINE_string("report_output", None, "Where to write the report (.txt or .json).")
-_IMPORTANCE = flags.DEFINE_string("importance", "magnitude", "Importance criterion.")
-_MIN_KEEP = flags.DEFINE_float("min_keep", 1, "Least channels of each coupled mask: a count, or a fraction in (0, 1).")
-_WIDTH_MULTIPLE = flags.DEFINE_integer("width_multiple", 1, "Kept widths are multiples of this.")
-_STRICT = flags.DEFINE_bool("strict", False, "Refuse the model if any part of it would have to be frozen.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.")
-_TIME_LIMIT_S = flags.DEFINE_float("time_limit_s", 60.0, "Wall seconds after which the search starts nothing new.")
-_QUIET = flags.DEFINE_bool("quiet", False, "No progress and no report on the terminal.")
+_FLAGS = flags.FlagValues()  # a set of its own: absl's global one holds the flags of whatever else is imported
+_MODEL = flags.DEFINE_string("model", "", "The .keras file to prune.", flag_values=_FLAGS)
+_OUTPUT = flags.DEFINE_string("output", "", "Where to write the smaller .keras file.", flag_values=_FLAGS)
+_BUDGET = flags.DEFINE_string("budget", None, "Limits such as macs=0.5,params=100000.", flag_values=_FLAGS)
+_PLAN = flags.DEFINE_string("plan", None, "A plan to apply, instead of --budget.", flag_values=_FLAGS)
+_PLAN_OUTPUT = flags.DEFINE_string("plan_output", None, "Where to write the plan (JSON).", flag_values=_FLAGS)
+_REPORT_OUTPUT = flags.DEFINE_string(
+    "report_output", None, "Where to write the report (.txt or .json).", flag_values=_FLAGS
+)
+_IMPORTANCE = flags.DEFINE_string("importance", "magnitude", "Importance criterion.", flag_values=_FLAGS)
+_MIN_KEEP = flags.DEFINE_float(
+    "min_keep", 1, "Least channels of each coupled mask: a count, or a fraction in (0, 1).", flag_values=_FLAGS
+)
+_WIDTH_MULTIPLE = flags.DEFINE_integer("width_multiple", 1, "Kept widths are multiples of this.", flag_values=_FLAGS)
+_STRICT = flags.DEFINE_bool(
+    "strict", False, "Refuse the model if any part of it would have to be frozen.", flag_values=_FLAGS
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.", flag_values=_FLAGS)
+_TIME_LIMIT_S = flags.DEFINE_float(
+    "time_limit_s", 60.0, "Wall seconds after which the search starts nothing new.", flag_values=_FLAGS
+)
+_QUIET = flags.DEFINE_bool("quiet", False, "No progress and no report on the terminal.", flag_values=_FLAGS)
+_HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
+
+
+class _UsageError(QcqpError):
+    """The command line itself is wrong."""
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit status."""
+    """Runs the command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    if any(argument in _HELP for argument in argv[1:]):
+        print(f"{(__doc__ or '').strip()}\n\nFlags:\n{_flags_help()}")
+        return 0
     try:
-        if len(argv) > 1:
-            raise QcqpError(f"Unexpected argument '{argv[1]}'. Every input is a flag; see --help.")
+        _parse(argv)
         _run()
-    except (QcqpError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print("error: interrupted, nothing was written", file=sys.stderr)
-        return 130
+        return _fail("interrupted", 130)
+    except _UsageError as error:
+        return _fail(f"{error} See --help.", 2)
+    except (QcqpError, OSError) as error:
+        return _fail(str(error), 1)
+    except Exception as error:
+        return _fail(f"Internal error, please report it: {type(error).__name__}: {error}", 1)
     return 0
 
 
-def _run() -> None:
+def _parse(argv: list[str]) -> None:
+    if _FLAGS.is_parsed():  # `main` may be called more than once
+        _FLAGS.unparse_flags()
+    try:
+        rest = _FLAGS(argv)
+    except flags.Error as error:
+        raise _UsageError(f"{str(error).rstrip('.')}.") from error
+    if len(rest) > 1:
+        raise _UsageError(f"Unexpected argument '{rest[1]}'. Every input is a flag, --name=value.")
+    for flag in (_MODEL, _OUTPUT):
+        if not flag.value:
+            raise _UsageError(f"The flag --{flag.name} is required.")
     if (_BUDGET.value is None) == (_PLAN.value is None):
-        raise QcqpError("Give either --budget (what to reach) or --plan (what to apply).")
+        raise _UsageError("Give either --budget (what to reach) or --plan (what to apply).")
     if _PLAN.value is not None and (_PLAN_OUTPUT.value or _REPORT_OUTPUT.value):
-        raise QcqpError("--plan_output and --report_output come with --budget, not with --plan.")
+        raise _UsageError("--plan_output and --report_output come with --budget, not with --plan.")
+
+
+def _flags_help() -> str:
+    """Our own flags only; absl adds `--flagfile` and `--undefok` to every set."""
+    shown = [_FLAGS[name] for name in _FLAGS if name not in ("flagfile", "undefok")]
+    defaults = {flag.name: f" (default: {flag.default})" if flag.default else "" for flag in shown}
+    return "\n".join(f"  --{flag.name}: {flag.help}{defaults[flag.name]}" for flag in shown)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _run() -> None:
     if not _OUTPUT.value.endswith(".keras"):
         raise FileError(f"--output must end in .keras, got '{_OUTPUT.value}'.")
+    if _REPORT_OUTPUT.value and not _REPORT_OUTPUT.value.endswith((".txt", ".json")):
+        raise FileError(f"--report_output must end in .txt or .json, got '{_REPORT_OUTPUT.value}'.")
+    if _BUDGET.value is not None:
+        Budget.of(_BUDGET.value)  # a typing error should not wait for the model
     for path in filter(None, (_OUTPUT.value, _PLAN_OUTPUT.value, _REPORT_OUTPUT.value)):
         check_writable(path)
     say = _silent if _QUIET.value else lambda line: print(line, file=sys.stderr, flush=True)
@@ -89,14 +139,19 @@ def _prune(model: Any, say: Callable[[str], None]) -> None:
         time_limit_s=_TIME_LIMIT_S.value,
         progress=say,
     )
-    save_model(result.model, _OUTPUT.value)
-    if _PLAN_OUTPUT.value:
-        result.plan.save(_PLAN_OUTPUT.value)
-    if _REPORT_OUTPUT.value:
-        as_json = _REPORT_OUTPUT.value.endswith(".json")
-        write_text(_REPORT_OUTPUT.value, result.report.to_json() if as_json else f"{result.report}\n")
+    with contextlib.ExitStack() as outputs:  # all are written before the first is renamed
+        result.model.save(outputs.enter_context(replacing(_OUTPUT.value)))
+        if _PLAN_OUTPUT.value:
+            _write(outputs, _PLAN_OUTPUT.value, result.plan.to_json())
+        if _REPORT_OUTPUT.value:
+            as_json = _REPORT_OUTPUT.value.endswith(".json")
+            _write(outputs, _REPORT_OUTPUT.value, result.report.to_json() if as_json else f"{result.report}\n")
     if not _QUIET.value:
         print(result.report)
+
+
+def _write(outputs: contextlib.ExitStack, path: str, text: str) -> None:
+    outputs.enter_context(replacing(path)).write_text(text, encoding="utf-8")
 
 
 def load_model(path: str) -> Any:
@@ -108,7 +163,8 @@ def load_model(path: str) -> Any:
     """
     if not Path(path).is_file():
         raise FileError(f"Cannot read model '{path}': no such file.")
-    import keras
+    with _hushed():
+        import keras
 
     try:
         return keras.models.load_model(path, safe_mode=True)
@@ -125,6 +181,19 @@ def save_model(model: Any, path: str) -> None:
         model.save(temporary)
 
 
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keeps TensorFlow's greetings off standard error; on import it ignores its own log level."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
 def _silent(line: str) -> None:
     del line
 
@@ -132,7 +201,13 @@ def _silent(line: str) -> None:
 def run() -> None:
     """Console entry point."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-    app.run(main)
+    app.run(main, flags_parser=_leave_to_main)
+
+
+def _leave_to_main(argv: list[str]) -> list[str]:
+    """absl's own parser answers a wrong flag with several lines, and `--help` of a console script with nothing."""
+    flags.FLAGS(argv[:1])  # absl insists that its global flags are parsed
+    return argv
 
 
 if __name__ == "__main__":

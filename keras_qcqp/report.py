@@ -66,7 +66,8 @@ class Report:
         return json.dumps(dataclasses.asdict(self), indent=1)
 
     def __str__(self) -> str:
-        parts = [f"Pruned '{self.model}' to {self.asked}", _render(_layer_table(self)), _render(_budget_table(self))]
+        parts = [f"Pruned '{self.model}' to {self.asked}", "", _render(_layer_table(self)), ""]
+        parts += [_render(_budget_table(self)), ""]
         parts.append(f"solver: {self.solution}")
         if self.frozen:
             parts.append("frozen (all channels kept):")
@@ -142,7 +143,7 @@ def _budget_table(report: Report) -> Table:
     table.add_column("used", justify="right")
     for row in report.budgets:
         share = f"{row.after / row.before:.1%}" if row.before else "-"
-        limit, used = ("-", "-") if row.limit is None else (f"{row.limit:,}", f"{row.after / row.limit:.2%}")
+        limit, used = ("-", "-") if row.limit is None else (f"{row.limit:,}", f"{row.after / max(row.limit, 1):.2%}")
         table.add_row(f"{row.resource} [{row.unit}]", f"{row.before:,}", f"{row.after:,}", share, limit, used)
     return table
 

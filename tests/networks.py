@@ -1,6 +1,6 @@
 """Test networks: named ones under a drawing each, and a generator that draws valid graphs at random.
 
-All are small, have random weights, and batch norms whose shifts would revive a channel that is zeroed in the wrong place.
+All are small, have random weights, and batch norms whose shifts would revive a channel zeroed where it is made.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def chain() -> keras.Model:
 
 def residual() -> keras.Model:
     """stem -+-> conv bn relu conv bn -+-> add relu -+-> conv/2 ... -+-> add -> mean -> dense
-             +-------------------------+             +-> 1x1 conv/2 -+"""
+    +-------------------------+             +-> 1x1 conv/2 -+"""
     image = keras.Input((8, 8, 3), name="image")
     x = conv_bn(image, 8, "stem")
     y = conv_bn(conv_bn(x, 6, "a1"), 8, "a2", activation="linear")
@@ -79,7 +79,7 @@ def residual() -> keras.Model:
 
 def option_a() -> keras.Model:
     """stem -+-> conv/2 bn -----------------------------+-> add -> mean -> dense
-             +-> maxpool(1)/2 -> pad channels with zeros +"""
+    +-> maxpool(1)/2 -> pad channels with zeros +"""
     image = keras.Input((8, 8, 3), name="image")
     x = conv_bn(image, 6, "stem")
     y = conv_bn(x, 12, "a", strides=2, activation="linear")
@@ -104,8 +104,8 @@ def dense_block() -> keras.Model:
 
 def inverted_residual() -> keras.Model:
     """stem -+-> 1x1 expand -> depthwise -> [x] -> 1x1 project -+-> add -> separable -> mean -> dense
-             |        squeeze-and-excite ----^                  |
-             +--------------------------------------------------+"""
+    |        squeeze-and-excite ----^                  |
+    +--------------------------------------------------+"""
     image = keras.Input((8, 8, 3), name="image")
     x = conv_bn(image, 6, "stem", activation="relu6")
     y = conv_bn(x, 12, "expand", activation="silu")
@@ -124,7 +124,7 @@ def inverted_residual() -> keras.Model:
 
 def two_by_two() -> keras.Model:
     """left -> tower -+-> multiply -> conv -> maximum -> "mask" (output)
-       right -> tower +      (tower is one shared nested model)   +-> mean -> "label" (output)"""
+    right -> tower +      (tower is one shared nested model)   +-> mean -> "label" (output)"""
     inner = keras.Input((8, 8, 3), name="inner")
     y = conv_bn(inner, 6, "t1")
     tower = keras.Model(inner, conv_bn(y, 8, "t2"), name="tower")
@@ -139,7 +139,7 @@ def two_by_two() -> keras.Model:
 
 def u_net() -> keras.Model:
     """conv -+-> pool -> conv -> upsample -+-> concat -> conv transpose -> crop -> pad -> 1x1 conv
-             +-----------------------------+"""
+    +-----------------------------+"""
     image = keras.Input((8, 8, 3), name="image")
     skip = conv_bn(image, 5, "down")
     x = conv_bn(L.AveragePooling2D(2, name="pool")(skip), 7, "deep")
@@ -187,7 +187,8 @@ def shared_layer() -> keras.Model:
 def sequential() -> keras.Model:
     """A Sequential with a nested Sequential, 1D convolutions and a Normalization in the middle."""
     block = keras.Sequential(
-        [L.Conv1D(6, 3, padding="same", name="c1"), L.BatchNormalization(name="n1"), L.LeakyReLU(name="r1")], name="block"
+        [L.Conv1D(6, 3, padding="same", name="c1"), L.BatchNormalization(name="n1"), L.LeakyReLU(name="r1")],
+        name="block",
     )
     return keras.Sequential(
         [
@@ -291,7 +292,9 @@ class Generator:
         return merge(name=self._name("merge"))([x, y])
 
     def _concat(self, x):
-        return L.Concatenate(name=self._name("concat"))([x, self._same_size(x, self._width()), x][: 2 + self._choose(2)])
+        return L.Concatenate(name=self._name("concat"))(
+            [x, self._same_size(x, self._width()), x][: 2 + self._choose(2)]
+        )
 
     def _depthwise(self, x):
         return L.DepthwiseConv2D(3, padding="same", depth_multiplier=1 + self._choose(2), name=self._name("dw"))(x)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tflite_tools.errors import TfliteToolsError as TfliteToolsError
     from tflite_tools.flatbuffer import TfliteFacts as TfliteFacts
     from tflite_tools.flatbuffer import read_facts as read_facts
+    from tflite_tools.inference import predict as predict
     from tflite_tools.profiles import Comparison as Comparison
     from tflite_tools.profiles import Profile as Profile
     from tflite_tools.profiling import compare as compare
@@ -46,6 +47,7 @@ _HOME = {
     "TfliteToolsError": "errors",
     "TfliteFacts": "flatbuffer",
     "read_facts": "flatbuffer",
+    "predict": "inference",
     "Comparison": "profiles",
     "Profile": "profiles",
     "compare": "profiling",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from keras_qcqp.errors import QcqpError
 from keras_qcqp.problem import Problem, Solution, evaluate, require_feasible, violations
 from keras_qcqp.solvers.ascent import ascend, fill
 from keras_qcqp.solvers.exact import ExactSolver, Limits, Outcome
@@ -17,7 +19,7 @@ from keras_qcqp.solvers.windows import Free, borderline, everything_free, num_pr
 
 Progress = Callable[[str], None]
 _FULL_PRODUCTS = 1500  # up to so many AND literals the whole problem goes to CP-SAT at once
-_FULL_DETERMINISTIC_S = 20.0
+_FULL_DETERMINISTIC_S = 4.0
 _WINDOW_PRODUCTS = 250
 _WINDOW_DETERMINISTIC_S = 0.3
 _PATIENCE = 3  # windows without improvement before the search stops
@@ -41,8 +43,11 @@ def solve(
 
     Raises:
         InfeasibleError: no selection meets the limits; names the smallest reachable value of each.
+        QcqpError: a setting out of range, or the solver process failed.
     """
+    _check_settings(time_limit_s, seed, num_workers)
     require_feasible(problem)
+    time_limit_s, seed, num_workers = float(time_limit_s), int(seed), int(num_workers)  # NumPy's are no JSON
     began = time.monotonic()
     state = State(problem)
     full = state.full()
@@ -54,6 +59,15 @@ def solve(
     search.tell(f"ascent: objective {state.objective(x):.6g} of {top:.6g}")
     x, certificate = search.run(x)
     return _solution(problem, x, _Certificate(min(certificate.bound, top), certificate.proven), began, seed)
+
+
+def _check_settings(time_limit_s: float, seed: int, num_workers: int) -> None:
+    number = isinstance(time_limit_s, numbers.Real) and not isinstance(time_limit_s, bool)
+    if not number or not time_limit_s >= 0:
+        raise QcqpError(f"time_limit_s must be a number >= 0, got {time_limit_s!r}.")
+    for name, value, least in (("seed", seed, 0), ("num_workers", num_workers, 1)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+            raise QcqpError(f"{name} must be a whole number >= {least}, got {value!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +90,7 @@ class _Search:
         with ExactSolver() as solver:
             whole = everything_free(self.state)
             if num_products(self.state, whole) <= _FULL_PRODUCTS:
+                self.tell("small enough for one exact model")
                 x, certificate = self._improve(solver, x, whole, _FULL_DETERMINISTIC_S)
             if not certificate.proven:
                 x = self._windows(solver, x)
@@ -91,7 +106,7 @@ class _Search:
             before = self.state.objective(x)
             x, _ = self._improve(solver, x, free, _WINDOW_DETERMINISTIC_S)
             gained = self.state.objective(x) - before
-            failures = 0 if gained > 1e-9 * before else failures + 1
+            failures = 0 if gained > 1e-5 * before else failures + 1
             self.tell(f"window {number}: objective {self.state.objective(x):.6g} (+{gained:.3g})")
         return x
 

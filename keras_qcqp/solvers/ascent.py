@@ -41,7 +41,7 @@ def ascend(state: State) -> Selection:
             # A resource with room left gets cheaper, one at its limit dearer.
             tightness = state.usage(counts_array(best)) / np.maximum(state.limits, 1.0)
             direction = direction * tightness**12
-            direction /= direction.max()
+            direction /= max(direction.max(), 1e-300)  # all zero when nothing is used at all
             direction = np.maximum(direction, 1e-6)
     return best
 

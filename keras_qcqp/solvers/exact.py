@@ -7,6 +7,7 @@ TensorFlow loaded, so the solver gets a clean process, started once for each sea
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -70,7 +71,8 @@ class ExactSolver:
             self._process.kill()
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(OSError):  # what a dead worker never read
+                    stream.close()
         self._process.wait()
 
     def solve(self, problem: Problem, hint: Keep, limits: Limits) -> Outcome:
@@ -87,8 +89,11 @@ class ExactSolver:
         return Outcome(keep, bool(reply["proven"]), float(reply["bound"]))
 
     def _last_words(self) -> str:
-        self._process.kill()
-        status = self._process.wait()
+        try:
+            status = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
         assert self._process.stderr is not None
         said = self._process.stderr.read().decode(errors="replace").strip().splitlines()
         return f"status {status}" + (f", {said[-1]}" if said else "")

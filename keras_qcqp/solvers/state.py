@@ -25,8 +25,8 @@ class State:
         num = len(problem.masks)
         self.sizes = np.array([m.size for m in problem.masks])
         self.allowed = [np.array(m.allowed) for m in problem.masks]
-        self.free = [m for m in range(num) if len(self.allowed[m]) > 1]
         self.fixed = [m.allowed == (m.size,) for m in problem.masks]
+        self.free = [m for m in range(num) if not self.fixed[m]]  # which channels, even where their number is given
         self.weight = [problem.linear.get(m, np.zeros(n)).astype(float) for m, n in enumerate(self.sizes)]
         self.neighbours: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(num)]
         self.own: list[np.ndarray | None] = [None] * num

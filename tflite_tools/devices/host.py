@@ -17,7 +17,8 @@ from tflite_tools.flatbuffer import TfliteFacts
 from tflite_tools.quiet import silenced
 
 _X86 = ("x86_64", "amd64", "i386", "i686")
-_INT8_NOTE = "host int8 time is no phone proxy: without VNNI x86 runs int8 slower than float32, Arm faster."
+_INT8_NOTE = "host int8 time is no phone proxy: this x86 processor has {} int8 instructions (VNNI), so {}."
+_CONSEQUENCES = {True: "a phone gains less from int8", False: "int8 is slower than float32 here, faster on Arm"}
 
 
 class HostDevice:
@@ -47,7 +48,8 @@ class HostDevice:
     def notes(self, facts: TfliteFacts) -> tuple[str, ...]:
         """Warns of int8 times on x86, which say nothing about a phone."""
         misleading = facts.has_int8_activations and platform.machine().lower() in _X86
-        return (_INT8_NOTE,) if misleading else ()
+        fast = "vnni" in _cpu_text()
+        return (_INT8_NOTE.format("fast" if fast else "no", _CONSEQUENCES[fast]),) if misleading else ()
 
     def environment(self) -> dict[str, str]:
         """CPU model, platform, Python and LiteRT versions."""
@@ -112,9 +114,14 @@ def _timing(milliseconds: np.ndarray) -> Timing:
 
 def _cpu_model() -> str:
     """The name on the box; `platform.processor` is empty or only 'x86_64' on most Linux systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
+    lines = _cpu_text().splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Hardware")))
     return next(names, "") or platform.processor() or platform.machine()
+
+
+def _cpu_text() -> str:
+    """What Linux says of the processor; empty elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,283 @@
+"""`python -m keras_qcqp.prune_main` as users start it; errors that need no process of their own call its `main`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import keras
+import networks
+import numpy as np
+import pytest
+
+from keras_qcqp import measure, prune_main
+from keras_qcqp.plan import Plan
+from keras_qcqp.report import Report
+
+MODULE = ("-m", "keras_qcqp.prune_main")
+REAL = "models/mlperf_kws_dscnn.keras"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """A folder with a tiny model, a cut-off one, one with a frozen layer and a plan for no model here."""
+    folder = tmp_path_factory.mktemp("inputs")
+    networks.shake(networks.chain()).save(folder / "tiny.keras")
+    (folder / "cut.keras").write_bytes((folder / "tiny.keras").read_bytes()[:3000])
+    (folder / "text.keras").write_text("not a zip")
+    plan = {"format": "keras_qcqp.plan", "version": 1, "model": "elsewhere", "layers": {}}
+    (folder / "other.json").write_text(json.dumps(plan))
+    (folder / "cut.json").write_text(json.dumps(plan)[:-3])
+    return folder
+
+
+@pytest.fixture
+def command(inputs, tmp_path, monkeypatch, capfd):
+    """Calls `main` with `{in}` and `{out}` replaced; returns status, standard output and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        filled = [a.replace("{in}", str(inputs)).replace("{out}", str(tmp_path)) for a in arguments]
+        status = prune_main.main(["prune_main", *filled])
+        return status, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def real_run(run_python, shared_file, tmp_path_factory):
+    """The main job on a trained model, all outputs asked for."""
+    folder = tmp_path_factory.mktemp("real")
+    process = run_python(
+        *MODULE,
+        f"--model={shared_file(REAL)}",
+        "--budget=macs=0.5,params=0.6",
+        "--width_multiple=4",
+        "--min_keep=0.25",
+        "--seed=3",
+        f"--output={folder / 'out.keras'}",
+        f"--plan_output={folder / 'plan.json'}",
+        f"--report_output={folder / 'report.json'}",
+    )
+    return process, folder
+
+
+def test_real_model_meets_its_budgets(real_run, shared_file):
+    process, folder = real_run
+    assert process.returncode == 0, process.stderr
+    assert sorted(p.name for p in folder.iterdir()) == ["out.keras", "plan.json", "report.json"]
+    before = measure(keras.models.load_model(shared_file(REAL)))
+    smaller = keras.models.load_model(folder / "out.keras")
+    after = measure(smaller)
+    assert 0.4 * before["macs"] < after["macs"] <= 0.5 * before["macs"]
+    assert after["params"] == smaller.count_params() <= 0.6 * before["params"]
+    plan = Plan.load(folder / "plan.json")
+    for name, layer in plan.layers.items():
+        for size, index in zip(layer.out_size, layer.out_index, strict=True):
+            assert len(index) == size or (len(index) % 4 == 0 and len(index) >= size / 4), name
+
+
+def test_real_model_shows_progress_and_report(real_run):
+    """Progress on standard error and nothing else there; the report on standard output."""
+    process, folder = real_run
+    lines = process.stderr.splitlines()
+    assert lines[0].startswith("loading ")
+    assert lines[-1] == f"wrote {folder / 'out.keras'}"
+    expected = r"loading|\d+ coupled masks|ascent: objective|window \d+: objective|rebuilding|wrote"
+    assert [line for line in lines if not re.match(expected, line)] == []
+    assert process.stdout.startswith("Pruned 'mlperf_kws_dscnn' to macs=0.5,params=0.6\n")
+    report = json.loads((folder / "report.json").read_text())
+    assert report["asked"] == "macs=0.5,params=0.6"
+    assert {row["resource"] for row in report["budgets"] if row["limit"]} == {"macs", "params"}
+    assert all(row["after"] <= row["limit"] for row in report["budgets"] if row["limit"])
+    assert report["solution"].endswith("seed 3")
+
+
+def test_plan_applied_again_gives_identical_weights(real_run, command, shared_file, tmp_path):
+    _, folder = real_run
+    arguments = (f"--model={shared_file(REAL)}", f"--plan={folder / 'plan.json'}", "--output={out}/again.keras")
+    status, output, errors = command(*arguments)
+    assert (status, output) == (0, "")
+    assert errors.splitlines() == [f"loading {shared_file(REAL)}", f"wrote {tmp_path / 'again.keras'}"]
+    first = keras.models.load_model(folder / "out.keras").weights
+    again = keras.models.load_model(tmp_path / "again.keras").weights
+    assert [w.path for w in first] == [w.path for w in again]
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(np.array(a), np.array(b)), a.path
+
+
+def test_quiet_says_nothing_and_the_text_report_is_the_usual_one(command, tmp_path):
+    common = ("--model={in}/tiny.keras", "--budget=macs=0.6")
+    status, output, errors = command(*common, "--output={out}/a.keras", "--report_output={out}/a.txt", "--quiet")
+    assert (status, output, errors) == (0, "", "")
+    status, output, _ = command(*common, "--output={out}/b.keras")
+    assert status == 0
+    assert output == (tmp_path / "a.txt").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.keras", "a.txt", "b.keras"]
+
+
+def test_an_old_output_is_replaced(command, tmp_path):
+    (tmp_path / "a.keras").write_text("old")
+    assert command("--model={in}/tiny.keras", "--budget=macs=0.6", "--output={out}/a.keras", "--quiet")[0] == 0
+    assert isinstance(keras.models.load_model(tmp_path / "a.keras"), keras.Model)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
+def test_help_shows_examples_and_all_flags(run_python, flag):
+    """At once: nothing heavy is imported. Also when other flags are missing or wrong."""
+    code = f"""
+import sys
+sys.argv = ["keras_qcqp_prune", "--nonsense", {flag!r}]
+from keras_qcqp.prune_main import run
+try:
+    run()
+finally:
+    assert not any(m in sys.modules for m in ("tensorflow", "keras", "ortools", "numpy"))
+"""
+    process = run_python("-c", code)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "python -m keras_qcqp.prune_main --model=in.keras --budget=macs=0.5 --output=out.keras" in process.stdout
+    flags = "model output budget plan plan_output report_output importance min_keep width_multiple strict seed quiet"
+    for name in [*flags.split(), "time_limit_s"]:
+        assert f"\n  --{name}: " in process.stdout
+
+
+GOOD = ("--model={in}/tiny.keras", "--budget=macs=0.5", "--output={out}/out.keras")
+WRONG_USAGE = [
+    ((), "The flag --model is required. See --help."),
+    (GOOD[:1], "The flag --output is required. See --help."),
+    ((GOOD[0], GOOD[2]), "Give either --budget (what to reach) or --plan (what to apply). See --help."),
+    ((*GOOD, "--plan=x.json"), "Give either --budget (what to reach) or --plan (what to apply). See --help."),
+    ((*GOOD, "--nope=1"), "Unknown command line flag 'nope'. See --help."),
+    ((*GOOD, "--widthmultiple=1"), "Unknown command line flag 'widthmultiple'. Did you mean: width_multiple ?. See"),
+    ((*GOOD, "--seed=abc"), "flag --seed=abc: invalid literal for int() with base 10: 'abc'. See --help."),
+    ((*GOOD, "--min_keep=few"), "flag --min_keep=few: could not convert string to float: 'few'. See --help."),
+    ((*GOOD, "in.keras"), "Unexpected argument 'in.keras'. Every input is a flag, --name=value. See --help."),
+    (
+        (GOOD[0], GOOD[2], "--plan=x.json", "--report_output={out}/r.txt"),
+        "--plan_output and --report_output come with --budget, not with --plan. See --help.",
+    ),
+]
+REFUSED_AT_ONCE = [
+    ((GOOD[0], GOOD[1], "--output={out}/out.h5"), "--output must end in .keras, got '{out}/out.h5'."),
+    ((*GOOD, "--report_output={out}/r.html"), "--report_output must end in .txt or .json, got '{out}/r.html'."),
+    (
+        (GOOD[0], GOOD[1], "--output={out}/no/out.keras"),
+        "Cannot write '{out}/no/out.keras': the directory '{out}/no' does not exist. Create it first.",
+    ),
+    (
+        (*GOOD, "--plan_output={out}/no/p.json"),
+        "Cannot write '{out}/no/p.json': the directory '{out}/no' does not exist. Create it first.",
+    ),
+    ((*GOOD, "--report_output=/proc/r.txt"), "Cannot write '/proc/r.txt': no file can be created in '/proc' ("),
+    (
+        (GOOD[0], "--budget=mac=0.5", GOOD[2]),
+        "Unknown budget 'mac'. Did you mean 'macs'? Known: activation_bytes, flops, macs, params, weight_bytes.",
+    ),
+    ((GOOD[0], "--budget=macs=nan", GOOD[2]), "Budget macs=nan must be above 0"),
+    ((GOOD[0], "--budget=", GOOD[2]), "The budget is empty."),
+    (("--model={in}/none.keras", *GOOD[1:]), "Cannot read model '{in}/none.keras': no such file."),
+]
+REFUSED_AFTER_READING = [
+    (("--model={in}/cut.keras", *GOOD[1:]), "'{in}/cut.keras' is not a readable Keras model: "),
+    (("--model={in}/text.keras", *GOOD[1:]), "'{in}/text.keras' is not a readable Keras model: "),
+    ((GOOD[0], "--budget=macs=0.0001", GOOD[2]), "No selection meets the budget. macs: 1 MAC asked, but the smallest"),
+    ((GOOD[0], "--budget=macs=1e12", GOOD[2]), "Budget macs=1e+12 is met already: the model has "),
+    ((*GOOD, "--importance=magnitud"), "Unknown importance 'magnitud'. Did you mean 'magnitude'? Known: magnitude."),
+    ((*GOOD, "--min_keep=0"), "min_keep must be a count >= 1 or a fraction in (0, 1), got 0.0."),
+    ((*GOOD, "--width_multiple=0"), "width_multiple must be an integer >= 1, got 0."),
+    ((*GOOD, "--seed=-1"), "seed must be a whole number >= 0, got -1."),
+    ((GOOD[0], GOOD[2], "--plan={in}/none.json"), "Cannot read plan '{in}/none.json': No such file or directory."),
+    ((GOOD[0], GOOD[2], "--plan={in}/cut.json"), "The plan is not JSON: "),
+    (
+        (GOOD[0], GOOD[2], "--plan={in}/other.json"),
+        "The plan was made for model 'elsewhere' and does not fit 'chain': layer 'a_conv' (Conv2D) is not in the plan.",
+    ),
+]
+
+
+def assert_one_error_line(text: str, message: str) -> None:
+    """The last line is the error; before it come progress lines, if any."""
+    *progress, line = text.splitlines()
+    assert line.startswith(f"error: {message}"), line
+    assert all(re.match(r"loading |\d+ coupled masks", p) for p in progress), progress
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "status"),
+    [(a, m, 2) for a, m in WRONG_USAGE] + [(a, m, 1) for a, m in REFUSED_AT_ONCE + REFUSED_AFTER_READING],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_failure_is_one_line_and_leaves_no_file(command, inputs, tmp_path, arguments, message, status):
+    found, output, errors = command(*arguments)
+    assert (found, output) == (status, "")
+    assert_one_error_line(errors, message.replace("{in}", str(inputs)).replace("{out}", str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["--nope"], 2), (["--model=none.keras", "--budget=macs=0.5", "--output=out.keras"], 1)],
+    ids=["wrong flag", "no model"],
+)
+def test_failure_ends_the_process_with_its_status(run_python, arguments, status):
+    """absl's own reaction to a wrong flag would be three lines."""
+    process = run_python(*MODULE, *arguments)
+    assert (process.returncode, process.stdout) == (status, "")
+    assert_one_error_line(process.stderr, "")
+
+
+def test_a_corrupt_model_fails_without_noise(run_python, inputs, tmp_path):
+    """Neither a traceback nor TensorFlow's greetings surround the error."""
+    arguments = (f"--model={inputs / 'cut.keras'}", "--budget=macs=0.5", f"--output={tmp_path / 'out.keras'}")
+    process = run_python(*MODULE, *arguments)
+    assert (process.returncode, process.stdout) == (1, "")
+    assert_one_error_line(process.stderr, f"'{inputs / 'cut.keras'}' is not a readable Keras model: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "line"),
+    [
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (ZeroDivisionError("a\n  b"), 1, "error: Internal error, please report it: ZeroDivisionError: a b"),
+        (PermissionError(13, "Permission denied", "x"), 1, "error: [Errno 13] Permission denied: 'x'"),
+    ],
+    ids=["interrupt", "bug", "system"],
+)
+def test_whatever_else_happens_is_one_line_too(command, monkeypatch, tmp_path, failure, status, line):
+    def fail(path):
+        raise failure
+
+    monkeypatch.setattr(prune_main, "load_model", fail)
+    found, output, errors = command(*GOOD, "--quiet")
+    assert (found, output, errors) == (status, "", f"{line}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_output_is_written_unless_all_are(command, monkeypatch, tmp_path):
+    """The report cannot be written: neither the model nor the plan, long finished, appears."""
+
+    def no_report(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Report, "to_json", no_report)
+    status, _, errors = command(*GOOD, "--plan_output={out}/p.json", "--report_output={out}/r.json")
+    assert status == 1
+    assert errors.splitlines()[-1].endswith("No space left on device.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_while_saving_keeps_the_old_output(command, monkeypatch, tmp_path):
+    """The half-written file goes, the old one stays."""
+
+    def save(self, path):
+        Path(path).write_text("half")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "out.keras").write_text("old")
+    monkeypatch.setattr(keras.Model, "save", save)
+    status, _, errors = command(*GOOD)
+    assert status == 1
+    assert errors.splitlines()[-1] == f"error: Cannot write '{tmp_path / 'out.keras'}': No space left on device."
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("out.keras", "old")]

@@ -1,0 +1,172 @@
+"""Rules and coupling: who is tied to whom, what is frozen and why, what a custom layer can say."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from networks import NETWORKS, images, outputs, shake
+
+import keras_qcqp
+from keras_qcqp import In, Spec
+from keras_qcqp.coupling import Coupling, couple
+from keras_qcqp.graph import read
+from keras_qcqp.plan import plan_from
+from keras_qcqp.rules import RULES
+
+L = keras.layers
+
+
+def coupling_of(network: str) -> Coupling:
+    return couple(read(NETWORKS[network]()))
+
+
+def sizes(coupling: Coupling) -> dict[str, int]:
+    return {m.name: m.size for m in coupling.masks if not m.frozen}
+
+
+def model_of(*layers: keras.layers.Layer, shape: tuple[int, ...] = (6, 6, 3)) -> keras.Model:
+    """A chain on an image."""
+    x = image = keras.Input(shape, name="image")
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(image, x, name="probe")
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        ("chain", {"a_conv": 6, "b_conv": 5, "hidden": 7}),
+        ("residual", {"stem_conv": 8, "a1_conv": 6, "b1_conv": 7, "b2_conv": 12}),
+        ("option_a", {"stem_conv": 6, "a_conv": 6}),  # 6 of a's 12 channels meet padding, 6 meet the stem's
+        ("dense_block", {"x0": 6, "x1": 4, "x2": 4, "mix": 8}),
+        ("inverted_residual", {"stem_conv": 6, "expand_conv": 12, "reduce": 5, "separable": 9}),
+        ("two_by_two", {"tower/t1_conv": 6, "tower/t2_conv": 8, "after_conv": 7}),
+        ("u_net", {"down_conv": 5, "deep_conv": 7, "grow": 6}),
+        ("operations", {"a": 6, "c": 5, "d": 4, "e": 5}),  # d: 16 units are 4 channels at 4 positions
+        ("grouped", {"a": 2, "b": 3}),  # one of 2 channels in each of 4 groups
+        ("shared_layer", {"a": 6}),  # the layer's second call ties its output to its input
+        ("sequential", {"sep": 5, "block/c1": 6}),
+        ("volume", {"a": 5, "b": 4}),
+        ("frozen_parts", {"b": 6, "d": 6}),
+    ],
+)
+def test_coupled_masks(network, expected):
+    assert sizes(coupling_of(network)) == expected
+
+
+def test_what_is_frozen_and_why():
+    reasons = {f.node: f.reason for f in coupling_of("frozen_parts").frozen}
+    assert reasons == {
+        "layer_norm": "no rule for layer class LayerNormalization; "
+        "add one with keras_qcqp.register_rule(LayerNormalization, rule)",
+        "mixing": "softmax over channels: removing one changes all others",
+    }
+
+
+def test_strict_refuses_what_would_be_frozen():
+    with pytest.raises(keras_qcqp.FrozenLayerError) as caught:
+        couple(read(NETWORKS["frozen_parts"]()), strict=True)
+    assert str(caught.value).startswith(
+        "strict=True and 2 calls cannot be pruned through: 'layer_norm' (LayerNormalization): no rule for layer class"
+    )
+    couple(read(NETWORKS["residual"]()), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [
+        ([L.Conv2D(4, 3, activation="softmax"), L.Conv2D(3, 1)], "activation 'softmax' is not known to work channel"),
+        ([L.Conv2D(4, 3), L.Activation("softmax"), L.Conv2D(3, 1)], "activation 'softmax' is not known to work"),
+        ([L.Conv2D(4, 3), L.Rescaling([1.0, 2.0, 3.0, 4.0]), L.Conv2D(3, 1)], "one factor for each channel"),
+        ([L.Conv2D(4, 3), L.Lambda(lambda x: x * 2), L.Conv2D(3, 1)], "no rule for layer class Lambda"),
+        ([L.Conv2D(4, 3), L.MaxPooling2D(2, data_format="channels_first"), L.Conv2D(3, 1)], "pools along axis 3"),
+        ([L.Conv2D(4, 3), L.Dropout(0.1, noise_shape=(None, 1, 1, 4)), L.Conv2D(3, 1)], "noise_shape fixes"),
+        ([L.Conv2D(6, 3), L.Reshape((24, 4)), L.Conv1D(3, 1)], "mixes channels with positions"),
+        ([L.Conv2D(4, 3), L.Permute((3, 1, 2)), L.Conv2D(3, 1)], "Conv2D mixes along axis 3, the channels lie along"),
+        ([L.Conv2D(4, 3), L.Reshape((16, 4)), L.LSTM(5), L.Dense(2)], "no rule for layer class LSTM"),
+    ],
+)
+def test_reasons_and_the_law_where_something_is_frozen(layers, reason):
+    model = shake(model_of(*layers, L.GlobalAveragePooling1D() if isinstance(layers[-1], L.Conv1D) else L.Flatten()))
+    coupling = couple(read(model))
+    assert any(reason in f.reason for f in coupling.frozen), coupling.frozen
+    keep = tuple(np.arange(m.size) % 2 == 0 if not m.frozen else np.ones(m.size, bool) for m in coupling.masks)
+    plan = plan_from(coupling, keep)
+    arrays = images(model)
+    got, wanted = (outputs(m, arrays)[0] for m in (keras_qcqp.rebuild(model, plan), keras_qcqp.masked(model, plan)))
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_a_broadcast_operand_stays_free():
+    """x[.., C] * s[.., 1]: the single channel of the spatial gate is not tied to x's channels."""
+    image = keras.Input((6, 6, 3))
+    x = L.Conv2D(5, 3, padding="same", name="x")(image)
+    gate = L.Conv2D(1, 3, padding="same", activation="sigmoid", name="gate")(x)
+    model = keras.Model(image, L.Conv2D(2, 1)(L.Multiply()([x, gate])))
+    assert sizes(couple(read(model))) == {"x": 5, "gate": 1}
+
+
+def test_unknown_weights_freeze_a_layer():
+    """LoRA adds weights that the rule for Dense does not describe."""
+    dense = L.Dense(6, name="dense")
+    model = model_of(dense, L.Dense(2), shape=(4,))
+    dense.enable_lora(2)
+    coupling = couple(read(model))
+    assert [(f.node, f.reason) for f in coupling.frozen] == [
+        ("dense", "weights lora_kernel_a, lora_kernel_b are not described by the rule for Dense")
+    ]
+
+
+@keras.saving.register_keras_serializable("tests")
+class Scale(L.Layer):
+    """One learned factor for each channel: the custom layer of the documentation."""
+
+    def build(self, shape):
+        self.factor = self.add_weight(name="factor", shape=(shape[-1],), initializer="ones")
+
+    def call(self, x):
+        return x * self.factor
+
+
+def scale_rule(call: keras_qcqp.Call) -> Spec:
+    return Spec(call.inputs, weights={"factor": (In(),)})
+
+
+def test_a_registered_rule_makes_a_custom_layer_prunable():
+    build = lambda: shake(model_of(L.Conv2D(8, 3, name="a"), Scale(name="scale"), L.Conv2D(4, 1), L.Flatten()))  # noqa: E731
+    assert [f.node for f in couple(read(build())).frozen] == ["scale"]
+    keras_qcqp.register_rule(Scale, scale_rule)
+    try:
+        model = build()
+        result = keras_qcqp.prune(model, {"params": 0.6})
+        assert result.report.frozen == ()
+        assert result.model.get_layer("scale").factor.shape[0] < 8
+        arrays = images(model)
+        got, wanted = (outputs(m, arrays)[0] for m in (result.model, keras_qcqp.masked(model, result.plan)))
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    finally:
+        del RULES[Scale]
+
+
+def test_rules_that_contradict_their_layer_are_errors():
+    keras_qcqp.register_rule(Scale, lambda call: Spec(()))
+    try:
+        with pytest.raises(keras_qcqp.ModelError, match="The rule for Scale gave 0 outputs, layer 'scale' has 1"):
+            couple(read(model_of(Scale(name="scale"))))
+        keras_qcqp.register_rule(Scale, lambda call: Spec(call.inputs, weights={"factor": (In(repeat=2),)}))
+        frozen = couple(read(model_of(L.Conv2D(3, 1), Scale(name="scale"), L.Conv2D(2, 1)))).frozen
+        assert [f.reason for f in frozen] == ["weight factor has shape (3,), the rule for Scale expects [6]"]
+    finally:
+        del RULES[Scale]
+    with pytest.raises(TypeError, match="register_rule expects a layer class, got 'Scale'"):
+        keras_qcqp.register_rule("Scale", scale_rule)
+    with pytest.raises(TypeError, match="The rule for Scale must be a function call -> Spec, got 3"):
+        keras_qcqp.register_rule(Scale, 3)
+
+
+def test_a_coupling_prints_readably():
+    text = str(coupling_of("frozen_parts"))
+    assert text.splitlines()[0] == "frozen_parts: 8 coupled masks, 38 channels"
+    assert "  b: 6" in text.splitlines()
+    assert "  frozen at mixing (Softmax): softmax over channels: removing one changes all others" in text
