@@ -220,6 +220,13 @@ def huge_costs() -> Case:
     return Case(problem, 6.0, ((1, 2),))
 
 
+def tiny_importance() -> Case:
+    """Importance next to the smallest float: its reciprocal is infinite. The larger of two channels stays."""
+    weights = np.array([3e-308, 6e-308])
+    problem = Problem((Mask.of("a", 2),), {0: weights}, (), (resource("r", {0: 1}, {}),), {"r": 1})
+    return Case(problem, 6e-308, ((1,),))
+
+
 CASES: Sequence[Callable[[], Case]] = (
     separable_knapsack,
     knapsack_over_masks,
@@ -238,6 +245,7 @@ CASES: Sequence[Callable[[], Case]] = (
     mask_may_vanish,
     the_middle_does_not_decide,
     huge_costs,
+    tiny_importance,
 )
 
 

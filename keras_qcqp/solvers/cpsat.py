@@ -33,7 +33,7 @@ def solve_exactly(problem: Problem, hint: Keep, limits: Limits) -> Outcome:
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return Outcome(hint, False, math.inf)
     keep = model.selection(solver)
-    return Outcome(keep, status == cp_model.OPTIMAL, solver.BestObjectiveBound() / model.scale)
+    return Outcome(keep, status == cp_model.OPTIMAL, solver.BestObjectiveBound() / _OBJECTIVE_SCALE * model.total)
 
 
 @dataclasses.dataclass
@@ -94,9 +94,9 @@ class _Model:
                 literals.append(self._both(self.channels[pair.a][i], self.channels[pair.b][j], hinted))
                 values.append(float(pair.values[i, j]))
         total = sum(values)
-        self.scale = _OBJECTIVE_SCALE / total if total > 0 else 1.0
+        self.total = total if total > 0 else 1.0
         # Rounded up, so that the bound is valid for the true objective.
-        scaled = [math.ceil(value * self.scale) for value in values]
+        scaled = [math.ceil(value / self.total * _OBJECTIVE_SCALE) for value in values]
         self.model.Maximize(sum(c * literal for c, literal in zip(scaled, literals, strict=True)))
 
     def _both(self, u: Any, v: Any, hinted: bool) -> Any:

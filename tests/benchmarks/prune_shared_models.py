@@ -5,7 +5,7 @@
 
 Columns: seconds for read + couple, solve, rebuild; used: share of the MAC limit that is used; law: max |rebuilt -
 masked original| / max |masked original| on real inputs, float32; top-1 before and after; .tflite bytes, before and
-after; speed-up on this host: latency before / after, minimum over interleaved rounds, one thread. No training is involved.
+after; speed-up on this host: latency before / after, minimum over interleaved rounds, one thread. Nothing is trained.
 """
 
 from __future__ import annotations

@@ -1,0 +1,65 @@
+"""The README keeps its word: commands match the gate, code runs, files and names exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import networks
+import numpy as np
+import pytest
+
+import keras_qcqp
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+FILES = sorted(set(re.findall(r"`((?:examples|tests|keras_qcqp|tflite_tools)/[\w/.]+)`", README)))
+SHELL = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_gate_runs_the_readmes_test_command():
+    gate = (ROOT / ".ci/run").read_text().splitlines()
+    assert SHELL[1].strip() in gate
+
+
+def test_the_first_example_and_the_road_to_the_edge_run(tmp_path, monkeypatch):
+    model = networks.shake(networks.residual())
+    model.save(tmp_path / "resnet20_cifar10.keras")
+    monkeypatch.chdir(tmp_path)
+    samples = np.random.default_rng(0).normal(size=(60, 8, 8, 3)).astype("float32")
+    names: dict[str, object] = {"samples": samples}
+    exec(PYTHON[0], names)
+    assert keras_qcqp.measure(names["result"].model)["macs"] <= 0.5 * keras_qcqp.measure(model)["macs"]
+    exec(PYTHON[1], names)
+    assert len(names["outputs"]) == 1
+
+
+def test_the_rule_example_runs():
+    class ChannelScale(keras.layers.Layer):
+        pass
+
+    exec(PYTHON[2], {"ChannelScale": ChannelScale})
+    from keras_qcqp.rules import RULES
+
+    assert ChannelScale in RULES
+    del RULES[ChannelScale]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`((?:examples|tests|keras_qcqp|tflite_tools)/[\w/.]+)`", README)))
+)
+def test_files_that_are_named_exist(path):
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("line", [x for block in SHELL for x in block.splitlines() if " -m " in x and "_main" in x])
+def test_flags_on_the_command_lines_exist(line):
+    module = re.search(r"-m (\S+)", line).group(1)
+    shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert shown.returncode == 0
+    for flag in re.findall(r"--(\w+)", line):
+        assert f"--{flag}" in shown.stdout or f"--[no]{flag}" in shown.stdout
