@@ -6,6 +6,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Mapping
+from fractions import Fraction
 
 from keras_qcqp.errors import BudgetError, did_you_mean
 
@@ -71,7 +72,8 @@ class Budget:
         for name, value in self.asked().items():
             resource, factor = _ALIASES.get(name, (name, 1))
             full = original[resource] * factor
-            limit = math.floor(float(value) * full) if value <= 1 else math.floor(value)
+            # As the decimal that was written: 0.29 of 100 is 29, though the float product is a little less.
+            limit = math.floor(Fraction(repr(float(value))) * full) if value <= 1 else math.floor(value)
             if value > 1 and limit >= full:
                 raise BudgetError(
                     f"Budget {name}={value:,.10g} is met already: the model has {full:,}. Ask for less, or for a "

@@ -28,7 +28,7 @@ class LayerPlan:
         kind: class name of the layer.
         in_size, out_size: channels of each input and output tensor before.
         in_index, out_index: for each tensor the channels that stay, in their new order; positions in the tensor as it
-            was, so behind a Flatten they count height x width x channels.
+            was, so behind a Flatten they count height x width x channels. `rebuild` wants ascending ones so far.
     """
 
     kind: str
@@ -161,6 +161,10 @@ def _require_consistent(plan: Plan, coupling: Coupling) -> None:
         ids = [("input", x.ids) for x in coupling.inputs[node.name]]
         ids += [("output", x.ids) for x in coupling.specs[node.name].outputs]
         for (side, channels), index in zip(ids, (*layer.in_index, *layer.out_index), strict=True):
+            if list(index) != sorted(index):
+                raise PlanError(
+                    f"The plan reorders the channels of layer '{node.layer}' ({side}); they must keep their order."
+                )
             kept = np.zeros(len(channels), bool)
             kept[list(index)] = True
             for position, (channel, keeps) in enumerate(zip(channels.tolist(), kept.tolist(), strict=True)):

@@ -279,3 +279,11 @@ def test_a_refused_plan_leaves_the_model_alone(plan, chain):
         rebuild(chain, changed(plan, "b_conv", in_index=((0,),)))
     for old, variable in zip(before, chain.weights, strict=True):
         assert np.array_equal(old, np.array(variable))
+
+
+def test_a_plan_that_reorders_channels_is_refused(plan, chain):
+    """One layer in another order than its neighbours would be a wrong model."""
+    turned = changed(plan, "b_conv", in_index=(plan["b_conv"].in_index[0][::-1],))
+    assert_refused(
+        turned, chain, "The plan reorders the channels of layer 'b_conv' (input); they must keep their order."
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from keras_qcqp.errors import QcqpError
 from keras_qcqp.problem import Problem, Solution, evaluate, require_feasible, violations
 from keras_qcqp.solvers.ascent import ascend, fill
+from keras_qcqp.solvers.bound import upper_bound
 from keras_qcqp.solvers.exact import ExactSolver, Limits, Outcome
 from keras_qcqp.solvers.state import Selection, State, keep_of
 from keras_qcqp.solvers.windows import Free, borderline, everything_free, num_products, restrict, widen
@@ -54,11 +55,14 @@ def solve(
     top = state.objective(full)  # importance is not negative, so nothing beats keeping everything
     if not violations(problem, keep_of(full)):
         return _solution(problem, full, _Certificate(top, True), began, seed)
-    x = ascend(state)
+    x, prices = ascend(state)
     search = _Search(state, Limits(0.0, time_limit_s, num_workers, seed), began, progress or (lambda line: None))
     search.tell(f"ascent: objective {state.objective(x):.6g} of {top:.6g}")
     x, certificate = search.run(x)
-    return _solution(problem, x, _Certificate(min(certificate.bound, top), certificate.proven), began, seed)
+    if not certificate.proven:
+        bound = min(certificate.bound, top, upper_bound(state, state.objective(x), prices))
+        certificate = _Certificate(bound)
+    return _solution(problem, x, certificate, began, seed)
 
 
 def _check_settings(time_limit_s: float, seed: int, num_workers: int) -> None:

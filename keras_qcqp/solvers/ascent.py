@@ -25,25 +25,28 @@ class Start:
     gains: Selection
 
 
-def ascend(state: State) -> Selection:
-    """The best feasible selection found; the caller has checked that one exists."""
+def ascend(state: State) -> tuple[Selection, np.ndarray]:
+    """The best feasible selection found, and the prices float[resources] that led to it.
+
+    The caller has checked that a feasible selection exists.
+    """
     best = _smallest(state)
     best_value = state.objective(best)
-    direction = 1.0 / np.maximum(state.limits, 1.0)
+    direction = prices = 1.0 / np.maximum(state.limits, 1.0)
     full = _start(state, state.full())
     for _ in range(_TURNS if len(direction) > 1 else 1):
-        for x in _bisect(state, full, direction):
-            x = fill(state, x)
+        for found, level in _bisect(state, full, direction):
+            x = fill(state, found)
             value = state.objective(x)
             if value > best_value:
-                best, best_value = x, value
+                best, best_value, prices = x, value, level * direction
         if len(direction) > 1:
             # A resource with room left gets cheaper, one at its limit dearer.
             tightness = state.usage(counts_array(best)) / np.maximum(state.limits, 1.0)
             direction = direction * tightness**12
             direction /= max(direction.max(), 1e-300)  # all zero when nothing is used at all
             direction = np.maximum(direction, 1e-6)
-    return best
+    return best, prices
 
 
 def settle(state: State, start: Start, prices: np.ndarray) -> Start:
@@ -84,10 +87,10 @@ def _start(state: State, x: Selection) -> Start:
     return Start(x, gains)
 
 
-def _bisect(state: State, full: Start, direction: np.ndarray) -> list[Selection]:
-    """The last feasible selections met while bisecting the price level, from the full network and from the last one."""
+def _bisect(state: State, full: Start, direction: np.ndarray) -> list[tuple[Selection, float]]:
+    """The last feasible selections met while bisecting the price level, each with its level."""
     found = []
-    for warm in (False, True):
+    for warm in (False, True):  # from the full network each time, or from the last infeasible selection
         start = full
         low, high = 0.0, _ceiling(state, full, direction)
         for _ in range(_BISECTIONS):
@@ -95,7 +98,7 @@ def _bisect(state: State, full: Start, direction: np.ndarray) -> list[Selection]
             settled = settle(state, start if warm else full, level * direction)
             if state.feasible(settled.x):
                 high = level
-                found.append(settled.x)
+                found.append((settled.x, float(level)))
             else:
                 low = level
                 start = settled
