@@ -6,7 +6,6 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Mapping
-from fractions import Fraction
 
 from keras_qcqp.errors import BudgetError, did_you_mean
 
@@ -39,6 +38,7 @@ class Budget:
             raise BudgetError(f"The budget is empty. Give at least one of {', '.join(_NAMES)}, for example macs=0.5.")
         for name, value in self.asked().items():
             _check(name, value)
+            object.__setattr__(self, name, value if isinstance(value, int) else float(value))
 
     def asked(self) -> dict[str, float]:
         """The limits that are set."""
@@ -72,8 +72,9 @@ class Budget:
         for name, value in self.asked().items():
             resource, factor = _ALIASES.get(name, (name, 1))
             full = original[resource] * factor
-            # As the decimal that was written: 0.29 of 100 is 29, though the float product is a little less.
-            limit = math.floor(Fraction(repr(float(value))) * full) if value <= 1 else math.floor(value)
+            # 0.29 of 100 is meant to be 29, though the float product is a little less.
+            limit = math.floor(value * full * (1 + 1e-12)) if value <= 1 else math.floor(value)
+            limit = min(limit, full) if value <= 1 else limit
             if value > 1 and limit >= full:
                 raise BudgetError(
                     f"Budget {name}={value:,.10g} is met already: the model has {full:,}. Ask for less, or for a "
@@ -104,7 +105,8 @@ def _check(name: str, value: object) -> None:
         size = math.inf
     if not 0 < size < math.inf:  # false for NaN too
         raise BudgetError(
-            f"Budget {name}={value} must be above 0: a fraction of the original in (0, 1], or an absolute limit."
+            f"Budget {name}={value!s:.40} must be finite and above 0: a fraction of the original in (0, 1], or an "
+            "absolute limit."
         )
 
 

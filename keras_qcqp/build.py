@@ -12,7 +12,7 @@ import numpy as np
 from keras_qcqp import resources
 from keras_qcqp.budget import Budget, resource_of
 from keras_qcqp.coupling import CoupledMask, Coupling
-from keras_qcqp.errors import BudgetError, ModelError
+from keras_qcqp.errors import BudgetError
 from keras_qcqp.importance.score import Score
 from keras_qcqp.problem import Mask, Pair, Problem, Resource
 
@@ -36,7 +36,7 @@ class Widths:
         number = isinstance(self.min_keep, numbers.Real) and not isinstance(self.min_keep, bool)
         if not number or not self.min_keep > 0 or (self.min_keep > 1 and self.min_keep % 1):
             raise BudgetError(f"min_keep must be a count >= 1 or a fraction in (0, 1), got {self.min_keep!r}.")
-        if isinstance(self.multiple, bool) or not isinstance(self.multiple, int) or self.multiple < 1:
+        if isinstance(self.multiple, bool) or not isinstance(self.multiple, numbers.Integral) or self.multiple < 1:
             raise BudgetError(f"width_multiple must be an integer >= 1, got {self.multiple!r}.")
 
     def mask(self, coupled: CoupledMask) -> Mask:
@@ -46,7 +46,7 @@ class Widths:
         width = coupled.size * coupled.multiplicity
         least = self.min_keep if self.min_keep >= 1 else math.ceil(self.min_keep * width)
         least = min(coupled.size, max(1, math.ceil(least / coupled.multiplicity)))
-        step = self.multiple // math.gcd(self.multiple, coupled.multiplicity)
+        step = int(self.multiple) // math.gcd(self.multiple, coupled.multiplicity)
         return Mask.of(coupled.name, coupled.size, least, step)
 
 
@@ -79,8 +79,6 @@ def _importance(coupling: Coupling, scores: Sequence[Score]) -> tuple[Mapping[in
     linear: dict[int, np.ndarray] = {}
     pairs: dict[tuple[int, int], np.ndarray] = {}
     for score in scores:
-        if not np.all(np.isfinite(score.values)):
-            raise ModelError(f"Layer '{score.node.layer}' has NaN or infinite weights; importance is undefined.")
         sides = [_by_mask(coupling, coupling.ids(score.node, axis)) for axis in score.axes]
         if len(sides) == 1:
             for mask, where, position in sides[0]:

@@ -15,6 +15,9 @@ import numpy as np
 
 from keras_qcqp.graph import Node
 
+NETWORK_INPUT = "network input"
+"""The one reason to freeze that goes without saying."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Channels:

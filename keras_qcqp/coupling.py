@@ -5,23 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import keras
 import numpy as np
 
 from keras_qcqp import rules
-from keras_qcqp.channels import Axis, Call, Channels, Frozen, Spec
-from keras_qcqp.errors import FrozenLayerError, ModelError
+from keras_qcqp.channels import NETWORK_INPUT, Axis, Call, Channels, Frozen, Spec
+from keras_qcqp.errors import FrozenLayerError, ModelError, QcqpError
 from keras_qcqp.graph import Graph, Node
 
 
 @dataclasses.dataclass(frozen=True)
 class FrozenLayer:
-    """A call that keeps channels which would otherwise be free, how many, and why."""
+    """A call that keeps channels which would otherwise be free, how many, and why.
+
+    `tied` marks layers that were followed, but whose channels are added to an input or output of the network.
+    """
 
     node: str
     kind: str
     reason: str
     num_channels: int
+    tied: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +97,10 @@ def couple(graph: Graph, strict: bool = False) -> Coupling:
         ModelError: a registered rule contradicts the shapes of its layer.
     """
     coupling = _Run(graph).finish()
-    if strict and coupling.frozen:
-        listed = "; ".join(f"'{f.node}' ({f.kind}): {f.reason}" for f in coupling.frozen)
-        raise FrozenLayerError(f"strict=True and {len(coupling.frozen)} calls cannot be pruned through: {listed}.")
+    refused = [f for f in coupling.frozen if not f.tied]
+    if strict and refused:
+        listed = "; ".join(f"'{f.node}' ({f.kind}): {f.reason}" for f in refused)
+        raise FrozenLayerError(f"strict=True and {len(refused)} calls cannot be pruned through: {listed}.")
     return coupling
 
 
@@ -140,8 +144,9 @@ class _Run:
             original = first.setdefault(node.layer, node)
             if original is not node:
                 self._tie_calls(original, node)
+        producers = {t.number: node for node in graph.nodes for t in node.outputs}
         for a, b in graph.shared:
-            self._tie_or_freeze(self.channels[a.number], self.channels[b.number], graph.nodes[0])
+            self._tie_or_freeze(self.channels[a.number], self.channels[b.number], producers[b.number])
         for tensor in graph.outputs:
             self.ends.append(self.channels[tensor.number].ids)
 
@@ -150,7 +155,7 @@ class _Run:
         return np.arange(self.num_ids - size, self.num_ids)
 
     def freeze(self, node: Node, ids: np.ndarray, reason: str) -> None:
-        if issubclass(node.cls, keras.layers.InputLayer):
+        if reason == NETWORK_INPUT:
             self.ends.append(ids)
         else:
             self.frozen.append((node, reason, ids))
@@ -161,17 +166,26 @@ class _Run:
         try:
             if rule is None:
                 raise Frozen(rules.missing_reason(node))
+            if not node.readable:
+                raise Frozen(f"operation {node.kind} does not tell its arguments")
             spec = _checked(node, call, rule(call))
         except Frozen as verdict:
             spec = self._give_up(node, call, str(verdict))
+        except QcqpError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"The rule for {node.kind} failed on '{node.name}': {type(error).__name__}: {error}. "
+                "A rule returns a Spec, or raises Frozen when it must give up."
+            ) from error
         self.specs[node.name], self.inputs[node.name] = spec, call.inputs
         for tensor, channels in zip(node.outputs, spec.outputs, strict=True):
             self.channels[tensor.number] = channels
 
     def _give_up(self, node: Node, call: Call, reason: str) -> Spec:
         outputs = tuple(call.fresh(port) for port in range(len(node.outputs)))
-        ids = np.concatenate([x.ids for x in (*call.inputs, *outputs)] or [np.zeros(0, int)])
-        self.freeze(node, ids, reason)
+        for channels in (call.inputs, outputs):
+            self.freeze(node, np.concatenate([x.ids for x in channels] or [np.zeros(0, int)]), reason)
         return Spec(outputs, {name: (None,) * len(w.shape) for name, w in node.weights.items()})
 
     def _tie_calls(self, a: Node, b: Node) -> None:
@@ -190,7 +204,8 @@ class _Run:
         if len(x) == len(y) and x.axis == y.axis:
             self.ties.append((x.ids, y.ids))
         else:
-            self.freeze(node, np.concatenate([x.ids, y.ids]), "a shared layer is called on tensors of different widths")
+            reason = "a shared layer or model is called on tensors whose channels differ in number or place"
+            self.freeze(node, np.concatenate([x.ids, y.ids]), reason)
 
     def finish(self) -> Coupling:
         root = _resolve(self.num_ids, self.ties)
@@ -200,23 +215,46 @@ class _Run:
         }
         inputs = {name: tuple(Channels(root[x.ids], x.axis) for x in xs) for name, xs in self.inputs.items()}
         num_channels = int(root.max(initial=-1)) + 1
-        frozen = np.zeros(num_channels, bool)
+        ends = np.zeros(num_channels, bool)
         for ids in self.ends:
+            ends[root[ids]] = True
+        frozen = ends.copy()
+        for _, _, ids in self.frozen:
             frozen[root[ids]] = True
-        told = []
-        ends = frozen.copy()
-        for node, reason, ids in self.frozen:
-            frozen[root[ids]] = True
-            number = len(np.unique(root[ids][~ends[root[ids]]]))
-            if number:  # what is kept anyway, as an input or output of the network, is not worth a word
-                told.append(FrozenLayer(node.name, node.kind, reason, number))
+        told = (*self._given_up(root, ends), *self._tied_to_ends(root, ends))
         label = _label(self.graph, specs, num_channels, frozen)
         masks, mask_of, position = _masks(self.graph, specs, label, frozen)
-        return Coupling(self.graph, specs, inputs, masks, mask_of, position, tuple(told))
+        return Coupling(self.graph, specs, inputs, masks, mask_of, position, told)
+
+    def _given_up(self, root: np.ndarray, ends: np.ndarray) -> list[FrozenLayer]:
+        """One line for each call and reason; what is an input or output of the network anyway is not worth a word."""
+        told: dict[tuple[str, str], FrozenLayer] = {}
+        for node, reason, ids in self.frozen:
+            number = len(np.unique(root[ids][~ends[root[ids]]]))
+            if number:
+                told.setdefault((node.name, reason), FrozenLayer(node.name, node.kind, reason, number))
+        return list(told.values())
+
+    def _tied_to_ends(self, root: np.ndarray, ends: np.ndarray) -> list[FrozenLayer]:
+        """Layers whose channels are no input or output of the network, but are joined with one element by element."""
+        direct = np.zeros(self.num_ids, bool)
+        for ids in self.ends:
+            direct[ids] = True
+        told = []
+        for node in self.graph.nodes:
+            outputs = self.specs[node.name].outputs
+            ids = np.concatenate([x.ids for x in outputs]) if outputs else np.zeros(0, int)
+            number = len(np.unique(root[ids][ends[root[ids]] & ~direct[ids]]))
+            if number and node.name == node.layer and self.specs[node.name].edits and node.weights:
+                reason = "its channels are joined element by element with an input or output of the network"
+                told.append(FrozenLayer(node.name, node.kind, reason, number, tied=True))
+        return told
 
 
 def _checked(node: Node, call: Call, spec: Spec) -> Spec:
     """Holds a rule against the shapes of the layer; forgets weights the layer does not have."""
+    if not isinstance(spec, Spec):
+        raise ModelError(f"The rule for {node.kind} returned {type(spec).__name__}, a Spec was expected.")
     if len(spec.outputs) != len(node.outputs):
         raise ModelError(
             f"The rule for {node.kind} gave {len(spec.outputs)} outputs, layer '{node.layer}' has {len(node.outputs)}."

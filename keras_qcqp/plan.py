@@ -78,7 +78,7 @@ class Plan:
         """
         try:
             data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise PlanError(f"The plan is not JSON: {error}.") from error
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise PlanError(f"This JSON is not a plan: 'format' should be '{_FORMAT}'.")

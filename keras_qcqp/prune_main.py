@@ -15,15 +15,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags
 
 from keras_qcqp.budget import Budget
-from keras_qcqp.errors import FileError, ModelError, QcqpError
+from keras_qcqp.errors import FileError, QcqpError
 from keras_qcqp.files import check_writable, replacing
+from keras_qcqp.model_io import load_model, save_model
 
 _FLAGS = flags.FlagValues()  # a set of its own: absl's global one holds the flags of whatever else is imported
 _MODEL = flags.DEFINE_string("model", "", "The .keras file to prune.", flag_values=_FLAGS)
@@ -43,6 +43,7 @@ _STRICT = flags.DEFINE_bool(
     "strict", False, "Refuse the model if any part of it would have to be frozen.", flag_values=_FLAGS
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.", flag_values=_FLAGS)
+_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Threads of the exact search.", flag_values=_FLAGS)
 _TIME_LIMIT_S = flags.DEFINE_float(
     "time_limit_s", 60.0, "Wall seconds after which the search starts nothing new.", flag_values=_FLAGS
 )
@@ -108,9 +109,12 @@ def _run() -> None:
         raise FileError(f"--output must end in .keras, got '{_OUTPUT.value}'.")
     if _REPORT_OUTPUT.value and not _REPORT_OUTPUT.value.endswith((".txt", ".json")):
         raise FileError(f"--report_output must end in .txt or .json, got '{_REPORT_OUTPUT.value}'.")
+    targets = [path for path in (_OUTPUT.value, _PLAN_OUTPUT.value, _REPORT_OUTPUT.value) if path]
+    if len({os.path.realpath(path) for path in targets}) < len(targets):
+        raise FileError("--output, --plan_output and --report_output must be different files.")
     if _BUDGET.value is not None:
         Budget.of(_BUDGET.value)  # a typing error should not wait for the model
-    for path in filter(None, (_OUTPUT.value, _PLAN_OUTPUT.value, _REPORT_OUTPUT.value)):
+    for path in targets:
         check_writable(path)
     say = _silent if _QUIET.value else lambda line: print(line, file=sys.stderr, flush=True)
     say(f"loading {_MODEL.value}")
@@ -136,6 +140,7 @@ def _prune(model: Any, say: Callable[[str], None]) -> None:
         width_multiple=_WIDTH_MULTIPLE.value,
         strict=_STRICT.value,
         seed=_SEED.value,
+        num_workers=_NUM_WORKERS.value,
         time_limit_s=_TIME_LIMIT_S.value,
         progress=say,
     )
@@ -152,46 +157,6 @@ def _prune(model: Any, say: Callable[[str], None]) -> None:
 
 def _write(outputs: contextlib.ExitStack, path: str, text: str) -> None:
     outputs.enter_context(replacing(path)).write_text(text, encoding="utf-8")
-
-
-def load_model(path: str) -> Any:
-    """Loads a .keras (or .h5) file in safe mode.
-
-    Raises:
-        FileError: the file is missing or unreadable.
-        ModelError: it is no intact Keras model.
-    """
-    if not Path(path).is_file():
-        raise FileError(f"Cannot read model '{path}': no such file.")
-    with _hushed():
-        import keras
-
-    try:
-        return keras.models.load_model(path, safe_mode=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"'{path}' is not a readable Keras model: {reason}. Save it again with model.save('name.keras')."
-        ) from error
-
-
-def save_model(model: Any, path: str) -> None:
-    """Writes a .keras file atomically."""
-    with replacing(path) as temporary:
-        model.save(temporary)
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Keeps TensorFlow's greetings off standard error; on import it ignores its own log level."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
 
 
 def _silent(line: str) -> None:

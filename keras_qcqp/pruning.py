@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import keras
+import numpy as np
 
 from keras_qcqp import resources
 from keras_qcqp.budget import Budget
 from keras_qcqp.build import Widths, build_problem
-from keras_qcqp.coupling import couple
-from keras_qcqp.errors import QcqpError
+from keras_qcqp.coupling import Coupling, couple
+from keras_qcqp.errors import InfeasibleError, ModelError, QcqpError
 from keras_qcqp.graph import read, weight_values
 from keras_qcqp.importance import criterion
+from keras_qcqp.importance.score import WeightValues
 from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.problem import Problem, Solution
 from keras_qcqp.rebuilder import rebuild
@@ -75,15 +77,42 @@ def prune(
     asked, widths, weigh = Budget.of(budget), Widths(min_keep, width_multiple), criterion(importance)
     coupling = couple(read(model), strict=strict)
     tell(f"{len(coupling.masks)} coupled masks, {len(coupling.mask_of)} channels, {len(coupling.frozen)} frozen calls")
-    problem, original = build_problem(coupling, weigh(coupling, weight_values(model)), asked, widths)
-    solution = solve(problem, time_limit_s, seed, num_workers, tell)
+    weights = weight_values(model)
+    _require_finite(weights)
+    problem, original = build_problem(coupling, weigh(coupling, weights), asked, widths)
+    try:
+        solution = solve(problem, time_limit_s, seed, num_workers, tell)
+    except InfeasibleError as error:
+        raise InfeasibleError(f"{error} {_largest_layers(coupling, problem)}") from None
     plan = plan_from(coupling, solution.keep)
     tell("rebuilding")
     smaller = rebuild(model, plan)
     recounted = resources.measure(smaller)
-    if recounted != dict(solution.usage):
+    if {name: recounted.get(name) for name in solution.usage} != dict(solution.usage):
         raise QcqpError(
             f"Internal error: the rebuilt model costs {recounted}, the solver promised {dict(solution.usage)}. "
             "Please report this model."
         )
     return PruneResult(smaller, plan, solution, make_report(coupling, problem, original, solution, asked), problem)
+
+
+def _require_finite(weights: WeightValues) -> None:
+    for layer, named in weights.items():
+        for values in named.values():
+            if np.issubdtype(values.dtype, np.floating) and not np.all(np.isfinite(values)):
+                raise ModelError(f"Layer '{layer}' has NaN or infinite weights; importance is undefined.")
+
+
+def _largest_layers(coupling: Coupling, problem: Problem) -> str:
+    """Which layers cost most when every mask is at its smallest."""
+    least = [np.arange(mask.size) < mask.allowed[0] for mask in problem.masks]
+    sentences = []
+    counts = [mask.allowed[0] for mask in problem.masks]
+    for limited in problem.limited:
+        if limited.usage(counts) <= problem.limits[limited.name]:
+            continue
+        shares = resources.by_layer(coupling, limited.name, coupling.alive(least))
+        largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
+        listed = ", ".join(f"{layer} {share:,}" for layer, share in largest)
+        sentences.append(f"Largest layers at their smallest, {limited.name}: {listed}.")
+    return " ".join(sentences)

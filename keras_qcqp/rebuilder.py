@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_qcqp import graph as graphs
 from keras_qcqp.channels import Axis, Spec, substitute
-from keras_qcqp.coupling import couple
+from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.errors import ModelError, PlanError
 from keras_qcqp.plan import LayerPlan, Plan, require_match
 
@@ -32,8 +32,7 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
         ModelError: the model cannot be read, or a layer cannot be built from its configuration.
         PlanError: the plan was made for another model (names the first difference) or contradicts itself.
     """
-    coupling = couple(graphs.read(model))
-    require_match(plan, coupling)
+    coupling = _checked_coupling(model, plan)
     specs = {node.layer: coupling.specs[node.name] for node in coupling.first_calls()}
     values = graphs.weight_values(model)
     for path, layer_plan in plan.layers.items():
@@ -44,7 +43,15 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
     except ValueError as error:
         if isinstance(error, ModelError):
             raise
-        raise PlanError(f"The plan contradicts itself, its layers do not fit together: {error}") from error
+        raise ModelError(f"Model '{model.name}' could not be rebuilt with this plan: {error}") from error
+
+
+def _checked_coupling(model: keras.Model, plan: Plan) -> Coupling:
+    if not isinstance(plan, Plan):
+        raise PlanError(f"A Plan was expected, got {type(plan).__name__}. Read one with Plan.load or Plan.from_json.")
+    coupling = couple(graphs.read(model))
+    require_match(plan, coupling)
+    return coupling
 
 
 def masked(model: keras.Model, plan: Plan) -> keras.Model:
@@ -53,8 +60,7 @@ def masked(model: keras.Model, plan: Plan) -> keras.Model:
     Raises:
         ModelError, PlanError: as `rebuild`.
     """
-    coupling = couple(graphs.read(model))
-    require_match(plan, coupling)
+    coupling = _checked_coupling(model, plan)
     values = graphs.weight_values(model)
     for node in coupling.first_calls():
         layer_plan = plan.layers.get(node.layer)
@@ -100,8 +106,8 @@ def _build(model: keras.Model, edits: Mapping[str, Mapping[str, Any]], values: V
     """Copies a model with edited layer configurations and the given weights."""
     clone = _Copier(edits).model(model, "", None)
     for path, layer in graphs.layers_by_path(clone).items():
-        for name, variable in graphs.named_weights(layer).items():
-            variable.assign(values[path][name])
+        for value, variable in zip(values[path].values(), graphs.named_weights(layer).values(), strict=True):
+            variable.assign(value)  # in Keras' order; names may be automatic
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
     _copy_trainable(model, clone)
@@ -122,10 +128,8 @@ class _Copier:
         assert functional is not None
         tensors = {}
         for k, x in enumerate(functional.inputs):
-            shape = x.shape if entries is None else (x.shape[0], *entries[k].shape[1:])
-            name = graphs.input_layer_name(x)
-            tensors[id(x)] = keras.Input(batch_shape=shape, dtype=x.dtype, name=name, sparse=x.sparse)
-            tensors[id(x)].name = x.name
+            shape = x.shape if entries is None else _entry_shape(x.shape, entries[k].shape)
+            tensors[id(x)] = graphs.new_input(x, shape)
         if isinstance(model, keras.Sequential):
             entry = tensors[id(functional.inputs[0])]
             layers = self._sequential(model, prefix, entry)
@@ -147,8 +151,17 @@ class _Copier:
         return layers
 
     def _replay(self, node: Any, prefix: str, tensors: dict[int, Any]) -> None:
-        operation = self._operation(node.operation, prefix, [tensors[id(x)] for x in node.input_tensors])
+        inner = graphs.as_functional(node.operation)
+        entries = node.input_tensors if inner is None else graphs.entering(node, inner)
+        operation = self._operation(node.operation, prefix, [tensors[id(x)] for x in entries])
         args, kwargs = node.arguments.fill_in(tensors)
+        if (
+            inner is not None
+            and isinstance(args and args[0], dict)
+            and not isinstance(graphs.structures(inner)[0], dict)
+        ):
+            # Keras matches names when it computes, but takes alphabetical order when it infers shapes.
+            args = ([tensors[id(x)] for x in entries], *args[1:])
         outputs = keras.tree.flatten(operation(*args, **kwargs))
         tensors.update((id(old), new) for old, new in zip(node.outputs, outputs, strict=True))
 
@@ -170,15 +183,29 @@ class _Copier:
         return _from_config(operation, path, edits)
 
 
+def _entry_shape(old: graphs.Shape, given: graphs.Shape) -> graphs.Shape:
+    """What a nested model is built for: as before, with the widths it is given now; free sizes stay free."""
+    return (old[0], *(None if size is None else new for size, new in zip(old[1:], given[1:], strict=True)))
+
+
 def _from_config(layer: Any, path: str, edits: Mapping[str, Any]) -> Any:
     try:
         with keras.saving.custom_object_scope(_custom_objects(layer)):
-            return type(layer).from_config({**layer.get_config(), **edits})
+            config = {key: _initializer(key, value) for key, value in layer.get_config().items()}
+            return type(layer).from_config({**config, **edits})
     except Exception as error:
         raise ModelError(
             f"Layer '{path}' ({type(layer).__name__}) cannot be rebuilt from its get_config(): {error}. "
             "Its from_config() must accept what its get_config() returns."
         ) from error
+
+
+def _initializer(key: str, value: Any) -> Any:
+    """An initializer that holds an array of the old shape cannot start the new one; weights are set anyway."""
+    if key.endswith("initializer") and isinstance(value, dict) and value.get("class_name") == "Constant":
+        constant = value.get("config", {}).get("value")
+        return value if isinstance(constant, (int, float)) else "zeros"
+    return value
 
 
 def _custom_objects(holder: Any) -> dict[str, Any]:
@@ -192,8 +219,8 @@ def _custom_objects(holder: Any) -> dict[str, Any]:
 
 
 def _copy_trainable(model: keras.Model, clone: keras.Model) -> None:
-    """Outer flags first: setting one sets all below it, and those are then set to their own."""
-    clone.trainable = model.trainable
+    """Flags and dtype policies of containers; outer flags first, since setting one sets all below it."""
+    clone.trainable, clone.dtype_policy = model.trainable, model.dtype_policy
     for old, new in zip(model.layers, clone.layers, strict=True):
         if graphs.as_functional(old) is not None:
             _copy_trainable(old, new)
@@ -202,13 +229,35 @@ def _copy_trainable(model: keras.Model, clone: keras.Model) -> None:
 
 
 def _copy_compile(model: keras.Model, clone: keras.Model) -> None:
-    if not model.compiled:
+    own = [name for name in _TRAINING if not _from_keras(getattr(type(model), name, None))]
+    if own:
+        warnings.warn(
+            f"'{model.name}' has its own {', '.join(own)} ({type(model).__name__}); the pruned model is a plain Keras "
+            "model without them.",
+            stacklevel=4,
+        )
+    if not model.compiled or "compile" in own:
         return
+    settings = graphs.compile_settings(model)
     try:
-        with keras.saving.custom_object_scope(_custom_objects(model)):
-            clone.compile_from_config(model.get_compile_config())
-    except Exception as error:  # a loss that cannot be serialised must not cost the user the pruned model
+        clone.compile(**{key: keras.tree.map_structure(_afresh, value) for key, value in settings.items()})
+    except Exception as error:  # an optimizer or metric of the user's own must not cost them the pruned model
         warnings.warn(
             f"The compile settings of '{model.name}' could not be carried over ({error}); call compile() again.",
-            stacklevel=2,
+            stacklevel=4,
         )
+
+
+_TRAINING = ("compile", "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+
+
+def _from_keras(function: Any) -> bool:
+    return function is None or function.__module__.startswith("keras.src.")
+
+
+def _afresh(value: Any) -> Any:
+    """Optimizers and metrics have a state: new ones with the same settings. Everything else can be shared."""
+    if isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric)):
+        with keras.saving.custom_object_scope(_custom_objects(value)):
+            return type(value).from_config(value.get_config())
+    return value

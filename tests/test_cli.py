@@ -174,7 +174,7 @@ REFUSED_AT_ONCE = [
         (GOOD[0], "--budget=mac=0.5", GOOD[2]),
         "Unknown budget 'mac'. Did you mean 'macs'? Known: activation_bytes, flops, macs, params, weight_bytes.",
     ),
-    ((GOOD[0], "--budget=macs=nan", GOOD[2]), "Budget macs=nan must be above 0"),
+    ((GOOD[0], "--budget=macs=nan", GOOD[2]), "Budget macs=nan must be finite and above 0"),
     ((GOOD[0], "--budget=", GOOD[2]), "The budget is empty."),
     (("--model={in}/none.keras", *GOOD[1:]), "Cannot read model '{in}/none.keras': no such file."),
 ]

@@ -97,16 +97,59 @@ def test_compile_state_trainable_flags_and_regularisers_are_kept():
     assert keras_qcqp.prune(NETWORKS["chain"](), {"macs": 0.5}).model.compiled is False
 
 
-def test_a_loss_of_the_users_own_is_carried_over_or_said_to_be_lost():
+@keras.saving.register_keras_serializable("tests")
+class Hits(keras.metrics.Metric):
+    """A metric of the user's own, with a state."""
+
+    def __init__(self, name="hits", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.total = self.add_variable((), "zeros")
+
+    def update_state(self, y, prediction, sample_weight=None):
+        self.total.assign_add(1.0)
+
+    def result(self):
+        return self.total
+
+
+def test_losses_and_metrics_of_the_users_own_are_carried_over():
+    """Functions are shared, what has a state starts afresh, in whatever structure they were given."""
+
     def my_loss(y, prediction):
         return keras.ops.mean(keras.ops.square(y - prediction))
 
+    model, metric = NETWORKS["chain"](), Hits()
+    metric.total.assign(5.0)
+    model.compile(keras.optimizers.Adam(0.01), loss={"head": my_loss}, metrics={"head": [metric, "mae"]})
+    smaller = keras_qcqp.prune(model, {"macs": 0.5}).model
+    assert smaller.loss["head"] is my_loss
+    x, y = np.zeros((4, 8, 8, 3), "float32"), np.zeros((4, 4), "float32")
+    assert smaller.evaluate(x, y, verbose=0, return_dict=True)["hits"] == 1.0  # one batch; the old state stays behind
+    assert float(metric.total) == 5.0
+    model.compile("adam", loss=lambda y, prediction: keras.ops.mean(y - prediction))
+    assert keras_qcqp.prune(model, {"macs": 0.5}).model.compiled
+
+
+def test_what_cannot_be_carried_over_is_said_aloud():
+    class Odd(keras.optimizers.SGD):
+        def get_config(self):
+            raise NotImplementedError("odd")
+
     model = NETWORKS["chain"]()
-    model.compile("adam", loss=my_loss)
-    assert keras_qcqp.prune(model, {"macs": 0.5}).model.loss is my_loss
-    model.compile("adam", loss={"head": lambda y, prediction: keras.ops.mean(y - prediction)})
-    with pytest.warns(UserWarning, match="compile settings of 'chain' could not be carried over"):
+    model.compile(Odd(0.1), loss="mse")
+    with pytest.warns(UserWarning, match="compile settings of 'chain' could not be carried over \\(odd\\)"):
         assert keras_qcqp.prune(model, {"macs": 0.5}).model.compiled is False
+
+    class Trainer(keras.Model):
+        def train_step(self, data):
+            return {}
+
+    x = keras.Input((4,), name="x")
+    model = Trainer(x, L.Dense(2)(L.Dense(6)(x)), name="own")
+    with pytest.warns(
+        UserWarning, match="'own' has its own train_step \\(Trainer\\); the pruned model is a plain Keras"
+    ):
+        keras_qcqp.prune(model, {"params": 0.7})
 
 
 def test_mixed_precision_policies_are_kept():
@@ -163,7 +206,7 @@ class Subclassed(keras.Model):
             keras.Sequential([L.Dense(3)], name="late"),
             "Sequential model 'late' is not built, so its shapes are unknown.",
         ),
-        (Subclassed(name="mine"), "Model 'mine' is a subclassed model (Subclassed): its call() cannot be read"),
+        (Subclassed(name="mine"), "Model 'mine' is a subclassed model (Subclassed): its own call() cannot be read"),
     ],
 )
 def test_what_is_no_graph_is_refused(model, text):
@@ -204,6 +247,7 @@ def test_infeasible_budgets_say_what_is_reachable():
     least = macs.usage([m.size if m.frozen else 1 for m in coupling.masks])
     assert f"the smallest reachable value is {least:,} MAC" in str(caught.value)
     assert "held up by image x a_conv" in str(caught.value)
+    assert "Largest layers at their smallest, macs: a_conv " in str(caught.value)
     assert "params:" not in str(caught.value)
 
 

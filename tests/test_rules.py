@@ -167,6 +167,6 @@ def test_rules_that_contradict_their_layer_are_errors():
 
 def test_a_coupling_prints_readably():
     text = str(coupling_of("frozen_parts"))
-    assert text.splitlines()[0] == "frozen_parts: 8 coupled masks, 38 channels"
+    assert text.splitlines()[0] == "frozen_parts: 7 coupled masks, 33 channels"
     assert "  b: 6" in text.splitlines()
     assert "  frozen at mixing (Softmax): softmax over channels: removing one changes all others" in text

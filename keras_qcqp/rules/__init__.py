@@ -50,5 +50,5 @@ def missing_reason(node: Node) -> str:
     """Why a node without a rule is frozen, and the way out."""
     cls: Any = node.cls
     if cls.__module__.startswith("keras.src.ops."):
-        return f"operation keras.ops {node.kind} is not followed yet; use the layer of the same name"
+        return f"operation {node.kind} of keras.ops is not followed yet; a built-in layer may be"
     return f"no rule for layer class {node.kind}; add one with keras_qcqp.register_rule({node.kind}, rule)"

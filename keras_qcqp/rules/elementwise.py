@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_qcqp.channels import Call, Frozen, In, Rule, Spec, normal_axis
+from keras_qcqp.channels import Call, In, Rule, Spec, normal_axis
 
 ELEMENTWISE_FUNCTIONS = frozenset(
     """celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu linear log_sigmoid
@@ -33,11 +33,17 @@ def unchanged(call: Call) -> Spec:
     return Spec(call.inputs[:1])
 
 
+def kept_whole(call: Call, reason: str) -> Spec:
+    """The channels pass through in their places, but none may go."""
+    call.freeze(call.inputs[0].ids, reason)
+    return unchanged(call)
+
+
 def activation(call: Call) -> Spec:
     """Activation passes through if its function is a known element-wise one."""
     function = call.node.config["activation"]
     if not is_elementwise(function):
-        raise Frozen(f"activation {function!r} is not known to work channel by channel")
+        return kept_whole(call, f"activation {function!r} is not known to work channel by channel")
     return unchanged(call)
 
 
@@ -45,8 +51,9 @@ def softmax(call: Call) -> Spec:
     """Softmax passes channels through only when it normalises along other axes."""
     axes = call.node.config["axis"]
     rank = len(call.node.inputs[0].shape)
-    if call.inputs[0].axis in [normal_axis(a, rank) for a in (axes if isinstance(axes, (list, tuple)) else [axes])]:
-        raise Frozen("softmax over channels: removing one changes all others")
+    axes = range(rank) if axes is None else axes if isinstance(axes, (list, tuple)) else [axes]
+    if call.inputs[0].axis in [normal_axis(a, rank) for a in axes]:
+        return kept_whole(call, "softmax over channels: removing one changes all others")
     return unchanged(call)
 
 
@@ -63,7 +70,7 @@ def dropout(call: Call) -> Spec:
     """Dropout passes through unless its noise has an own size along the channels."""
     noise = call.node.config.get("noise_shape")
     if noise is not None and len(noise) > call.inputs[0].axis and noise[call.inputs[0].axis] not in (None, 1):
-        raise Frozen("noise_shape fixes the number of channels; give None or 1 there")
+        return kept_whole(call, "noise_shape fixes the number of channels; give None or 1 there")
     return unchanged(call)
 
 
@@ -71,7 +78,7 @@ def rescaling(call: Call) -> Spec:
     """Rescaling by one number passes through; by a vector it would have to be sliced."""
     config = call.node.config
     if any(isinstance(config[key], (list, tuple, dict)) for key in ("scale", "offset")):
-        raise Frozen("Rescaling with one factor for each channel; use a BatchNormalization instead")
+        return kept_whole(call, "Rescaling with one factor for each channel; use a BatchNormalization instead")
     return unchanged(call)
 
 
@@ -84,7 +91,7 @@ def normalization(call: Call) -> Spec:
     if x.axis not in axes:
         return Spec((x,), {"mean": (None,) * len(axes), "variance": (None,) * len(axes), "count": ()})
     if config.get("mean") is not None:
-        raise Frozen("Normalization holds its statistics in the configuration, one for each channel")
+        return kept_whole(call, "Normalization holds its statistics in the configuration, one for each channel")
     follows = tuple(In() if a == x.axis else None for a in axes)
     return Spec((x,), {"mean": follows, "variance": follows, "count": ()})
 

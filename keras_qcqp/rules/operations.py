@@ -53,6 +53,27 @@ def reshape(call: Call) -> Spec:
     return Spec(*reshaped(call, "newshape", batch=1))
 
 
+def expand_dims(call: Call) -> Spec:
+    """ops.expand_dims."""
+    x, rank = call.inputs[0], len(call.node.outputs[0].shape)
+    axes = call.node.config["axis"]
+    new = {normal_axis(a, rank) for a in (axes if isinstance(axes, (list, tuple)) else [axes])}
+    old = [axis for axis in range(rank) if axis not in new]
+    return Spec((Channels(x.ids, old[x.axis]),))
+
+
+def squeeze(call: Call) -> Spec:
+    """ops.squeeze of named axes that do not carry the channels."""
+    x, rank = call.inputs[0], len(call.node.inputs[0].shape)
+    axes = call.node.config.get("axis")
+    if axes is None:
+        raise Frozen("squeeze without an axis")
+    gone = {normal_axis(a, rank) for a in (axes if isinstance(axes, (list, tuple)) else [axes])}
+    if x.axis in gone:
+        raise Frozen("squeeze of the axis that carries the channels")
+    return Spec((Channels(x.ids, x.axis - sum(a < x.axis for a in gone)),))
+
+
 def transpose(call: Call) -> Spec:
     """ops.transpose."""
     rank = len(call.node.inputs[0].shape)
@@ -71,6 +92,7 @@ def _refuse_arrays(call: Call) -> None:
             raise Frozen("a constant array is an operand; make it a layer with a weight")
 
     keras.tree.map_structure(check, call.node.arguments)
+    keras.tree.map_structure(check, dict(call.node.config))
 
 
 _UNARY = """Abs Absolute Cast Celu Ceil Clip Cos Elu Erf Exp Expm1 Floor Gelu HardShrink HardSigmoid HardSilu HardTanh
@@ -83,7 +105,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_BINARY, binary),
     **dict.fromkeys(["Mean", "Sum", "Max", "Min", "Amax", "Amin"], reduction),
     "Concatenate": concatenate,
+    "ExpandDims": expand_dims,
     "Reshape": reshape,
+    "Squeeze": squeeze,
     "Transpose": transpose,
     "Softmax": softmax,
 }

@@ -8,15 +8,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_qcqp.channels import Axis, Call, Channels, Frozen, Out, Rule, Spec
+from keras_qcqp.channels import NETWORK_INPUT, Axis, Call, Channels, Frozen, Out, Rule, Spec
 from keras_qcqp.graph import Shape
 from keras_qcqp.rules.convolution import channel_axis
+from keras_qcqp.rules.elementwise import unchanged
 
 
 def network_input(call: Call) -> Spec:
     """InputLayer: what the user feeds is never pruned."""
     out = call.fresh()
-    call.freeze(out.ids, "network input")
+    call.freeze(out.ids, NETWORK_INPUT)
     return Spec((out,))
 
 
@@ -112,6 +113,8 @@ def _rearrange(call: Call, x: Channels, shape: Shape, out_shape: Shape) -> Chann
     if x.axis == 0 or len(out_shape) < 2:
         raise Frozen("the result has no axis for channels")
     old_sizes, new_sizes = [s or 1 for s in shape], [s or 1 for s in out_shape]
+    if math.prod(old_sizes[1:]) != math.prod(new_sizes[1:]):
+        raise Frozen("reshape joins samples of the batch")
     before, after = math.prod(old_sizes[1 : x.axis]), math.prod(old_sizes[x.axis + 1 :])
     last_first = x.axis == len(shape) - 1
     axes = range(len(out_shape) - 1, 0, -1) if last_first else range(1, len(out_shape))
@@ -149,12 +152,14 @@ _WINDOWED = [f"{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2,
 _ADAPTIVE = [f"Adaptive{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)]
 _GLOBAL = [f"Global{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)]
 _MOVING = [f"{kind}{n}D" for kind in ("Cropping", "UpSampling") for n in (1, 2, 3)]
+_AUGMENTING = [f"Random{kind}" for kind in "Flip Rotation Translation Zoom Contrast Brightness".split()]
 _PADDING = [f"ZeroPadding{n}D" for n in (1, 2, 3)]
 
 RULES: dict[type, Rule] = {
     keras.layers.InputLayer: network_input,
     **dict.fromkeys(_named(*_WINDOWED), pooling),
     **dict.fromkeys(_named(*_GLOBAL), global_pooling),
+    **dict.fromkeys(_named(*_AUGMENTING), unchanged),
     **dict.fromkeys(_named(*_ADAPTIVE, *_MOVING, "Resizing", "CenterCrop"), spatial),
     **dict.fromkeys(_named(*_PADDING), zero_padding),
     keras.layers.Flatten: flatten,

@@ -133,7 +133,8 @@ class _Search:
 def _solution(problem: Problem, x: Selection, certificate: _Certificate, began: float, seed: int) -> Solution:
     keep = keep_of(x)
     broken = violations(problem, keep)
-    assert not broken, f"solver returned an infeasible selection: {broken}"
+    if broken:  # the last guard: no solver is trusted
+        raise QcqpError(f"Internal error: the solver returned an infeasible selection ({broken}). Please report it.")
     objective, usage = evaluate(problem, keep)
     bound = max(certificate.bound, objective)
     return Solution(

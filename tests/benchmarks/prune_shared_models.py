@@ -72,9 +72,12 @@ def edge(model: keras.Model, smaller: keras.Model, samples: Samples) -> dict[str
     for recipe in ("float32", "int8"):
         data = samples.calibration if recipe == "int8" else None
         before, after = (tflite_tools.convert(m, recipe, data) for m in (model, smaller))
-        comparison = tflite_tools.compare(before, after)
         found[f"{recipe}_bytes"] = [len(before), len(after)]
-        found[f"{recipe}_speed_up"] = comparison.latency_ratio
+        try:
+            found[f"{recipe}_speed_up"] = tflite_tools.compare(before, after).latency_ratio
+        except tflite_tools.DeviceError as error:
+            found[f"{recipe}_error"] = str(error)
+            print(f"  {recipe}: {error}", flush=True)
     return found
 
 
@@ -111,7 +114,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         before, after = (f"{r[k]:.1f}" if r[k] is not None else "-" for k in ("top1_before", "top1_after"))
         recipes = [k for k in ("float32", "int8") if f"{k}_bytes" in r]
         sizes = [" -> ".join(f"{b:,}" for b in r[f"{k}_bytes"]) for k in recipes] or ["-", "-"]
-        times = [f"{r[f'{k}_speed_up']:.2f}x" for k in recipes] or ["-", "-"]
+        times = [f"{r[f'{k}_speed_up']:.2f}x" if f"{k}_speed_up" in r else "refused" for k in recipes] or ["-", "-"]
         seconds = [f"{r[k]:.2f}" for k in ("couple_s", "solve_s", "rebuild_s")]
         cells = [r["model"], f"{r['fraction']:.0%}", *seconds, f"{r['used_percent']:.2f}", f"{r['law']:.1e}"]
         table.add_row(*cells, f"{before} -> {after}", *sizes, *times)

@@ -1,0 +1,67 @@
+"""Keras model files, read in safe mode and written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from keras_qcqp.errors import FileError, ModelError
+from keras_qcqp.files import replacing
+
+
+def load_model(path: str) -> Any:
+    """Loads a .keras (or .h5) file; nothing in it is executed.
+
+    Raises:
+        FileError: the file is missing.
+        ModelError: it is no intact Keras model, or needs code that is not here.
+    """
+    if not Path(path).is_file():
+        raise FileError(f"Cannot read model '{path}': no such file.")
+    if path.endswith(".keras") and not zipfile.is_zipfile(path):
+        raise ModelError(f"'{path}' is not a readable Keras model: not a zip archive, or cut off. Save it again.")
+    with hushed():
+        import keras
+
+    try:
+        return keras.models.load_model(path, safe_mode=True)
+    except Exception as error:
+        raise ModelError(f"'{path}' is not a readable Keras model: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    text = str(error).strip()
+    missing = re.search(r"Could not locate (?:class|function) '(\w+)'", text)
+    if missing:
+        return (
+            f"it uses '{missing[1]}', which is not a part of Keras. Prune it from Python, where that is registered "
+            "with keras.saving.register_keras_serializable."
+        )
+    if "ambda" in text:
+        return "it holds a Lambda layer, which is code. Load it yourself, if you trust it, and prune it from Python."
+    first = text.splitlines()[0].rstrip(".") if text else type(error).__name__
+    return f"{first}. Save it again with model.save('name.keras')."
+
+
+def save_model(model: Any, path: str) -> None:
+    """Writes a .keras file atomically."""
+    with replacing(path) as temporary:
+        model.save(temporary)
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Keeps TensorFlow's greetings off standard error; on import it ignores its own log level."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
