@@ -11,9 +11,10 @@ import numpy as np
 
 from keras_qcqp import resources
 from keras_qcqp.budget import Budget, resource_of
-from keras_qcqp.coupling import CoupledMask, Coupling
+from keras_qcqp.coupling import Coupling
 from keras_qcqp.errors import BudgetError
 from keras_qcqp.importance.score import Score
+from keras_qcqp.partition import CoupledMask
 from keras_qcqp.problem import Mask, Pair, Problem, Resource
 
 

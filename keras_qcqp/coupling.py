@@ -11,6 +11,7 @@ from keras_qcqp import rules
 from keras_qcqp.channels import NETWORK_INPUT, Axis, Call, Channels, Frozen, Spec
 from keras_qcqp.errors import FrozenLayerError, ModelError, QcqpError
 from keras_qcqp.graph import Graph, Node
+from keras_qcqp.partition import CoupledMask, group_masks, label_channels, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,23 +26,6 @@ class FrozenLayer:
     reason: str
     num_channels: int
     tied: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class CoupledMask:
-    """A set of channels with the same part in every layer: one binary vector of the program.
-
-    Attributes:
-        name: the layer call that brings these channels into being.
-        size: number of independent channels, the length of the vector.
-        multiplicity: how often each channel appears in the tensor that brings it into being (grouped convolutions).
-        frozen: always kept.
-    """
-
-    name: str
-    size: int
-    multiplicity: int
-    frozen: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +192,7 @@ class _Run:
             self.freeze(node, np.concatenate([x.ids, y.ids]), reason)
 
     def finish(self) -> Coupling:
-        root = _resolve(self.num_ids, self.ties)
+        root = resolve(self.num_ids, self.ties)
         specs = {
             name: dataclasses.replace(s, outputs=tuple(Channels(root[x.ids], x.axis) for x in s.outputs))
             for name, s in self.specs.items()
@@ -222,8 +206,8 @@ class _Run:
         for _, _, ids in self.frozen:
             frozen[root[ids]] = True
         told = (*self._given_up(root, ends), *self._tied_to_ends(root, ends))
-        label = _label(self.graph, specs, num_channels, frozen)
-        masks, mask_of, position = _masks(self.graph, specs, label, frozen)
+        label = label_channels(self.graph, specs, num_channels, frozen)
+        masks, mask_of, position = group_masks(self.graph, specs, label, frozen)
         return Coupling(self.graph, specs, inputs, masks, mask_of, position, told)
 
     def _given_up(self, root: np.ndarray, ends: np.ndarray) -> list[FrozenLayer]:
@@ -277,62 +261,3 @@ def _checked(node: Node, call: Call, spec: Spec) -> Spec:
         if len(sizes) != len(shape) or any(n not in (None, s) for n, s in zip(sizes, shape, strict=True)):
             raise Frozen(f"weight {name} has shape {shape}, the rule for {node.kind} expects {sizes}")
     return dataclasses.replace(spec, weights=weights)
-
-
-def _resolve(num_ids: int, ties: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Union-find; returns the number of each id's class, classes numbered by first appearance."""
-    parent = list(range(num_ids))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for a, b in ties:
-        for i, j in zip(a.tolist(), b.tolist(), strict=True):
-            i, j = find(i), find(j)
-            parent[max(i, j)] = min(i, j)
-    roots = np.array([find(i) for i in range(num_ids)], dtype=np.int64)
-    return np.unique(roots, return_inverse=True)[1].astype(np.int64) if num_ids else roots
-
-
-def _label(graph: Graph, specs: Mapping[str, Spec], num_channels: int, frozen: np.ndarray) -> np.ndarray:
-    """Channels get the same label when they appear equally often in every tensor (partition refinement)."""
-    label = frozen.astype(np.int64)
-    next_label = 2
-    for node in graph.nodes:
-        for channels in specs[node.name].outputs:
-            present, count = np.unique(channels.ids, return_counts=True)
-            if len(present) == 0:
-                continue
-            _, fresh = np.unique(np.stack([label[present], count]), axis=1, return_inverse=True)
-            label[present] = next_label + fresh.ravel()
-            next_label += int(fresh.max()) + 1
-    return label
-
-
-def _masks(
-    graph: Graph, specs: Mapping[str, Spec], label: np.ndarray, frozen: np.ndarray
-) -> tuple[tuple[CoupledMask, ...], np.ndarray, np.ndarray]:
-    birth = np.full(len(label), -1)
-    times = np.ones(len(label), np.int64)
-    for number, node in enumerate(graph.nodes):
-        for channels in specs[node.name].outputs:
-            present, count = np.unique(channels.ids, return_counts=True)
-            new = birth[present] < 0
-            birth[present[new]], times[present[new]] = number, count[new]
-    _, first, mask_of = np.unique(label, return_index=True, return_inverse=True)
-    order = np.argsort(np.argsort(first))  # masks in the order in which the network makes them
-    mask_of = order[mask_of]
-    masks: list[CoupledMask] = []
-    position = np.zeros(len(label), np.int64)
-    names: dict[str, int] = {}
-    for mask in range(len(first)):
-        members = np.flatnonzero(mask_of == mask)
-        position[members] = np.arange(len(members))
-        name, multiplicity = graph.nodes[birth[members[0]]].name, int(times[members[0]])
-        number = names[name] = names.get(name, 0) + 1
-        unique = name if number == 1 else f"{name}/{number}"
-        masks.append(CoupledMask(unique, len(members), multiplicity, bool(frozen[members[0]])))
-    return tuple(masks), mask_of, position

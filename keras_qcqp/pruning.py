@@ -13,9 +13,10 @@ from keras_qcqp.budget import Budget
 from keras_qcqp.build import Widths, build_problem
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.errors import InfeasibleError, ModelError, QcqpError
-from keras_qcqp.graph import read, weight_values
+from keras_qcqp.graph import read
 from keras_qcqp.importance import criterion
 from keras_qcqp.importance.score import WeightValues
+from keras_qcqp.keras_graph import weight_values
 from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.problem import Problem, Solution
 from keras_qcqp.rebuilder import rebuild

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_qcqp import graph as graphs
+from keras_qcqp import graph, keras_graph
 from keras_qcqp.channels import Axis, Spec, substitute
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.errors import ModelError, PlanError
@@ -34,7 +34,7 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
     """
     coupling = _checked_coupling(model, plan)
     specs = {node.layer: coupling.specs[node.name] for node in coupling.first_calls()}
-    values = graphs.weight_values(model)
+    values = keras_graph.weight_values(model)
     for path, layer_plan in plan.layers.items():
         values[path] = _sliced(values[path], specs[path], layer_plan)
     edits = {path: _edited(specs[path], p) for path, p in plan.layers.items()}
@@ -49,7 +49,7 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
 def _checked_coupling(model: keras.Model, plan: Plan) -> Coupling:
     if not isinstance(plan, Plan):
         raise PlanError(f"A Plan was expected, got {type(plan).__name__}. Read one with Plan.load or Plan.from_json.")
-    coupling = couple(graphs.read(model))
+    coupling = couple(graph.read(model))
     require_match(plan, coupling)
     return coupling
 
@@ -61,7 +61,7 @@ def masked(model: keras.Model, plan: Plan) -> keras.Model:
         ModelError, PlanError: as `rebuild`.
     """
     coupling = _checked_coupling(model, plan)
-    values = graphs.weight_values(model)
+    values = keras_graph.weight_values(model)
     for node in coupling.first_calls():
         layer_plan = plan.layers.get(node.layer)
         if layer_plan is None:
@@ -105,8 +105,8 @@ def _zeroed(value: np.ndarray, number: int, axis: Axis | None, plan: LayerPlan) 
 def _build(model: keras.Model, edits: Mapping[str, Mapping[str, Any]], values: Values) -> keras.Model:
     """Copies a model with edited layer configurations and the given weights."""
     clone = _Copier(edits).model(model, "", None)
-    for path, layer in graphs.layers_by_path(clone).items():
-        for value, variable in zip(values[path].values(), graphs.named_weights(layer).values(), strict=True):
+    for path, layer in keras_graph.layers_by_path(clone).items():
+        for value, variable in zip(values[path].values(), keras_graph.named_weights(layer).values(), strict=True):
             variable.assign(value)  # in Keras' order; names may be automatic
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
@@ -124,20 +124,20 @@ class _Copier:
 
     def model(self, model: keras.Model, prefix: str, entries: list[Any] | None) -> keras.Model:
         """Copies a model; `entries` are the tensors that will enter it, None at the top level."""
-        functional = graphs.as_functional(model)
+        functional = keras_graph.as_functional(model)
         assert functional is not None
         tensors = {}
         for k, x in enumerate(functional.inputs):
             shape = x.shape if entries is None else _entry_shape(x.shape, entries[k].shape)
-            tensors[id(x)] = graphs.new_input(x, shape)
+            tensors[id(x)] = keras_graph.new_input(x, shape)
         if isinstance(model, keras.Sequential):
             entry = tensors[id(functional.inputs[0])]
             layers = self._sequential(model, prefix, entry)
             return keras.Sequential([entry, *layers], name=model.name)
-        for node in graphs.calls(functional):
+        for node in keras_graph.calls(functional):
             if id(node.outputs[0]) not in tensors:
                 self._replay(node, prefix, tensors)
-        inputs, outputs = graphs.structures(functional)
+        inputs, outputs = keras_graph.structures(functional)
         swap = lambda x: tensors[id(x)]  # noqa: E731
         return keras.Model(
             keras.tree.map_structure(swap, inputs), keras.tree.map_structure(swap, outputs), name=model.name
@@ -151,14 +151,14 @@ class _Copier:
         return layers
 
     def _replay(self, node: Any, prefix: str, tensors: dict[int, Any]) -> None:
-        inner = graphs.as_functional(node.operation)
-        entries = node.input_tensors if inner is None else graphs.entering(node, inner)
+        inner = keras_graph.as_functional(node.operation)
+        entries = node.input_tensors if inner is None else keras_graph.entering(node, inner)
         operation = self._operation(node.operation, prefix, [tensors[id(x)] for x in entries])
         args, kwargs = node.arguments.fill_in(tensors)
         if (
             inner is not None
             and isinstance(args and args[0], dict)
-            and not isinstance(graphs.structures(inner)[0], dict)
+            and not isinstance(keras_graph.structures(inner)[0], dict)
         ):
             # Keras matches names when it computes, but takes alphabetical order when it infers shapes.
             args = ([tensors[id(x)] for x in entries], *args[1:])
@@ -172,18 +172,18 @@ class _Copier:
 
     def _copy(self, operation: Any, prefix: str, entries: list[Any]) -> Any:
         path = f"{prefix}{operation.name}"
-        inner = graphs.as_functional(operation)
+        inner = keras_graph.as_functional(operation)
         if inner is not None:
             return self.model(operation, f"{path}/", entries)
         edits = self._edits.get(path, {})
         if isinstance(operation, keras.layers.Lambda):
-            return graphs.copy_lambda(operation)
+            return keras_graph.copy_lambda(operation)
         if not isinstance(operation, keras.layers.Layer) and not edits:
-            return graphs.copy_operation(operation)  # its arguments need not be serialisable
+            return keras_graph.copy_operation(operation)  # its arguments need not be serialisable
         return _from_config(operation, path, edits)
 
 
-def _entry_shape(old: graphs.Shape, given: graphs.Shape) -> graphs.Shape:
+def _entry_shape(old: keras_graph.Shape, given: keras_graph.Shape) -> keras_graph.Shape:
     """What a nested model is built for: as before, with the widths it is given now; free sizes stay free."""
     return (old[0], *(None if size is None else new for size, new in zip(old[1:], given[1:], strict=True)))
 
@@ -222,7 +222,7 @@ def _copy_trainable(model: keras.Model, clone: keras.Model) -> None:
     """Flags and dtype policies of containers; outer flags first, since setting one sets all below it."""
     clone.trainable, clone.dtype_policy = model.trainable, model.dtype_policy
     for old, new in zip(model.layers, clone.layers, strict=True):
-        if graphs.as_functional(old) is not None:
+        if keras_graph.as_functional(old) is not None:
             _copy_trainable(old, new)
         else:
             new.trainable = old.trainable
@@ -238,7 +238,7 @@ def _copy_compile(model: keras.Model, clone: keras.Model) -> None:
         )
     if not model.compiled or "compile" in own:
         return
-    settings = graphs.compile_settings(model)
+    settings = keras_graph.compile_settings(model)
     try:
         clone.compile(**{key: keras.tree.map_structure(_afresh, value) for key, value in settings.items()})
     except Exception as error:  # an optimizer or metric of the user's own must not cost them the pruned model

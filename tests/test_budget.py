@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from keras_qcqp.budget import Budget, resource_of
 from keras_qcqp.build import Widths
-from keras_qcqp.coupling import CoupledMask
 from keras_qcqp.errors import BudgetError
+from keras_qcqp.partition import CoupledMask
 
 ORIGINAL = {"macs": 1_000_001, "params": 5000, "weight_bytes": 20_000, "activation_bytes": 777}
 KNOWN = "Known: activation_bytes, flops, macs, params, weight_bytes."

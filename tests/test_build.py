@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,11 @@ def test_the_two_packages_do_not_import_each_other():
 def test_one_door_for_each_heavy_dependency(library):
     doors = {name for name, path in modules().items() if any(i.split(".")[0] == library for i in imports(path))}
     assert doors == {ONE_DOOR[library]}
+
+
+def test_one_door_to_the_private_side_of_keras_graphs():
+    private = re.compile(
+        r"\._(nodes_by_depth|inputs_struct|outputs_struct|keras_history|compile_config|inbound_nodes)\b"
+    )
+    users = {name for name, path in modules().items() if private.search(path.read_text())}
+    assert users == {"keras_qcqp.keras_graph"}

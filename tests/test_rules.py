@@ -110,7 +110,7 @@ def test_a_broadcast_operand_stays_free():
 def test_unknown_weights_freeze_a_layer():
     """LoRA adds weights that the rule for Dense does not describe."""
     dense = L.Dense(6, name="dense")
-    model = model_of(dense, L.Dense(2), shape=(4,))
+    model = model_of(dense, L.Dense(2, name="head"), shape=(4,))
     dense.enable_lora(2)
     coupling = couple(read(model))
     assert [(f.node, f.reason) for f in coupling.frozen] == [

@@ -26,7 +26,7 @@ from rich.table import Table
 
 import keras_qcqp
 import tflite_tools
-from keras_qcqp import build, coupling, graph, importance, plan, solvers
+from keras_qcqp import build, coupling, graph, importance, keras_graph, plan, solvers
 from keras_qcqp.budget import Budget
 from tests.benchmarks.shared_data import SAMPLES, Samples, model_path
 
@@ -53,7 +53,7 @@ def pruned(model: keras.Model, fraction: float) -> tuple[keras.Model, plan.Plan,
     began = time.perf_counter()
     coupled = coupling.couple(graph.read(model))
     seconds = {"couple_s": time.perf_counter() - began}
-    scores = importance.criterion("magnitude")(coupled, graph.weight_values(model))
+    scores = importance.criterion("magnitude")(coupled, keras_graph.weight_values(model))
     problem, _ = build.build_problem(coupled, scores, Budget(macs=fraction), build.Widths(_MIN_KEEP.value))
     solution = solvers.solve(problem)
     seconds["solve_s"] = solution.seconds
