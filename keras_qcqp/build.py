@@ -23,14 +23,14 @@ class Widths:
     """Rules for how many channels may stay.
 
     Attributes:
-        min_keep: at least so many channels of every coupled mask: a count (int) or a fraction in (0, 1) (float).
+        min_keep: at least so many channels of every coupled mask: a count >= 1, or a fraction in (0, 1).
         multiple: widths are multiples of this, or stay as they are.
 
     Raises:
         BudgetError: values out of range.
     """
 
-    min_keep: float = 1
+    min_keep: float = 0.25
     multiple: int = 1
 
     def __post_init__(self) -> None:

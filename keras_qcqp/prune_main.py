@@ -36,7 +36,7 @@ _REPORT_OUTPUT = flags.DEFINE_string(
 )
 _IMPORTANCE = flags.DEFINE_string("importance", "magnitude", "Importance criterion.", flag_values=_FLAGS)
 _MIN_KEEP = flags.DEFINE_float(
-    "min_keep", 1, "Least channels of each coupled mask: a count, or a fraction in (0, 1).", flag_values=_FLAGS
+    "min_keep", 0.25, "Least channels of each coupled mask: a count, or a fraction in (0, 1).", flag_values=_FLAGS
 )
 _WIDTH_MULTIPLE = flags.DEFINE_integer("width_multiple", 1, "Kept widths are multiples of this.", flag_values=_FLAGS)
 _STRICT = flags.DEFINE_bool(

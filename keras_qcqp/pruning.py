@@ -48,7 +48,7 @@ def prune(
     budget: Budget | Mapping[str, float] | str,
     *,
     importance: str = "magnitude",
-    min_keep: float = 1,
+    min_keep: float = 0.25,
     width_multiple: int = 1,
     strict: bool = False,
     time_limit_s: float = 60.0,
@@ -63,7 +63,8 @@ def prune(
         budget: `{"macs": 0.5}`, `Budget(macs=0.5, params=100_000)` or `"macs=0.5,params=0.6"`; a value in (0, 1] is a
             fraction of the original, above 1 absolute. Every limit is hard.
         importance: name of a criterion, see `keras_qcqp.importance.CRITERIA`.
-        min_keep: at least so many channels of each coupled mask: a count, or a fraction in (0, 1).
+        min_keep: at least so many channels of each coupled mask: a count, or a fraction in (0, 1). With 1, magnitude
+            importance leaves some early layers a single channel, from which no training recovers.
         width_multiple: kept widths are multiples of this, or unchanged.
         strict: refuse the model if anything in it would have to be frozen.
         time_limit_s: wall seconds after which the search starts nothing new.

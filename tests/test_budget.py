@@ -182,7 +182,8 @@ def allowed(size: int, multiplicity: int = 1, frozen: bool = False, **rules) -> 
 
 
 def test_width_rules_become_allowed_counts():
-    assert allowed(5) == (1, 2, 3, 4, 5)
+    assert allowed(5) == (2, 3, 4, 5)  # a quarter at least, unless told otherwise
+    assert allowed(5, min_keep=1) == (1, 2, 3, 4, 5)
     assert allowed(5, min_keep=3) == (3, 4, 5)
     assert allowed(5, min_keep=99) == (5,)
     assert allowed(20, multiple=8) == (8, 16, 20)

@@ -241,7 +241,7 @@ def test_bad_weights_and_configurations_are_named():
 def test_infeasible_budgets_say_what_is_reachable():
     model = shake(NETWORKS["chain"]())
     with pytest.raises(keras_qcqp.InfeasibleError) as caught:
-        keras_qcqp.prune(model, {"macs": 0.001, "params": 0.9})
+        keras_qcqp.prune(model, {"macs": 0.001, "params": 0.9}, min_keep=1)
     coupling = couple(read(model))
     macs = resources.resource(coupling, "macs")
     least = macs.usage([m.size if m.frozen else 1 for m in coupling.masks])

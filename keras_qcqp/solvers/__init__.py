@@ -23,7 +23,7 @@ _FULL_PRODUCTS = 1500  # up to so many AND literals the whole problem goes to CP
 _FULL_DETERMINISTIC_S = 4.0
 _WINDOW_PRODUCTS = 250
 _WINDOW_DETERMINISTIC_S = 0.3
-_PATIENCE = 3  # windows without improvement before the search stops
+_PATIENCE = 2  # windows without improvement before the search stops
 
 
 def solve(
@@ -110,7 +110,7 @@ class _Search:
             before = self.state.objective(x)
             x, _ = self._improve(solver, x, free, _WINDOW_DETERMINISTIC_S)
             gained = self.state.objective(x) - before
-            failures = 0 if gained > 1e-5 * before else failures + 1
+            failures = 0 if gained > 1e-4 * before else failures + 1
             self.tell(f"window {number}: objective {self.state.objective(x):.6g} (+{gained:.3g})")
         return x
 
