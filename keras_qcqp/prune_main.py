@@ -166,7 +166,14 @@ def _silent(line: str) -> None:
 def run() -> None:
     """Console entry point."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-    app.run(main, flags_parser=_leave_to_main)
+    try:
+        try:
+            app.run(main, flags_parser=_leave_to_main)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _leave_to_main(argv: list[str]) -> list[str]:

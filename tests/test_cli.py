@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -14,6 +17,8 @@ import pytest
 from keras_qcqp import measure, prune_main
 from keras_qcqp.plan import Plan
 from keras_qcqp.report import Report
+
+ROOT = Path(__file__).resolve().parents[1]
 
 MODULE = ("-m", "keras_qcqp.prune_main")
 REAL = "models/mlperf_kws_dscnn.keras"
@@ -281,3 +286,15 @@ def test_a_failure_while_saving_keeps_the_old_output(command, monkeypatch, tmp_p
     assert status == 1
     assert errors.splitlines()[-1] == f"error: Cannot write '{tmp_path / 'out.keras'}': No space left on device."
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("out.keras", "old")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX shell")
+@pytest.mark.parametrize("module", ["keras_qcqp.prune_main", "tflite_tools.convert_main", "tflite_tools.profile_main"])
+def test_a_reader_that_leaves_early_gets_no_traceback(module):
+    """`... --help | head -1`"""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.wait()

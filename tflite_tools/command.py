@@ -52,7 +52,14 @@ def run_command(command: Command, argv: Sequence[str] | None = None) -> NoReturn
         flags.FLAGS(arguments[:1])  # absl insists that its global flags are parsed as well
         return _parse(command, arguments)
 
-    app.run(lambda _: _guarded(command), list(argv or sys.argv), flags_parser=parse)
+    try:
+        try:
+            app.run(lambda _: _guarded(command), list(argv or sys.argv), flags_parser=parse)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     raise AssertionError("app.run always exits")
 
 
