@@ -58,7 +58,6 @@ def build_problem(
 
     Raises:
         BudgetError: a budget asks for a resource that cannot be counted, or is met already.
-        ModelError: importance scores are not finite.
     """
     masks = tuple(widths.mask(m) for m in coupling.masks)
     counted = _resources(coupling, budget)

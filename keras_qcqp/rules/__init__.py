@@ -10,8 +10,6 @@ from keras_qcqp.channels import Rule
 from keras_qcqp.graph import Node
 from keras_qcqp.rules import convolution, elementwise, merging, operations, shaping
 
-_L = keras.layers
-
 RULES: dict[type, Rule] = {
     **convolution.RULES,
     **elementwise.RULES,
