@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
 from keras_qcqp.channels import Rule
 from keras_qcqp.graph import Node
 from keras_qcqp.rules import convolution, elementwise, merging, operations, shaping
