@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import zipfile
@@ -31,7 +32,7 @@ def load_model(path: str) -> Any:
     try:
         return keras.models.load_model(path, safe_mode=True)
     except Exception as error:
-        raise ModelError(f"'{path}' is not a readable Keras model: {_explain(error)}") from error
+        raise ModelError(f"'{path}' is not a readable Keras model: {_explain(error)}{_age(path)}") from error
 
 
 def _explain(error: Exception) -> str:
@@ -46,6 +47,20 @@ def _explain(error: Exception) -> str:
         return "it holds a Lambda layer, which is code. Load it yourself, if you trust it, and prune it from Python."
     first = text.splitlines()[0].rstrip(".") if text else type(error).__name__
     return f"{first}. Save it again with model.save('name.keras')."
+
+
+def _age(path: str) -> str:
+    """A hint when the file was written by another Keras than the one that reads it."""
+    import keras
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            written_by = str(json.loads(archive.read("metadata.json"))["keras_version"])
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        return ""
+    if written_by == keras.__version__:
+        return ""
+    return f" It was written by Keras {written_by:.20}, this is {keras.__version__}: a newer file needs a newer Keras."
 
 
 def save_model(model: Any, path: str) -> None:

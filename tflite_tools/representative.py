@@ -53,7 +53,7 @@ def representative_dataset(
     for spec in inputs:
         _check_array(arrays[spec.name], spec)
     count = _common_count(arrays)
-    chosen = np.arange(count)
+    chosen: np.ndarray = np.arange(count)
     if count > max_samples:
         chosen = np.linspace(0, count - 1, max_samples).round().astype(int)
 

@@ -64,7 +64,7 @@ def borderline(
     state: State, x: Selection, random: np.random.Generator, noise: float, products: int
 ) -> list[np.ndarray]:
     """The channels closest to changing sides, as many of each mask as `products` AND literals allow."""
-    ranked = []
+    ranked: list[np.ndarray] = []
     for mask in range(len(x)):
         if mask not in state.free:
             ranked.append(np.zeros(0, int))
