@@ -169,7 +169,7 @@ class _Run:
     def _give_up(self, node: Node, call: Call, reason: str) -> Spec:
         outputs = tuple(call.fresh(port) for port in range(len(node.outputs)))
         for channels in (call.inputs, outputs):
-            self.freeze(node, np.concatenate([x.ids for x in channels] or [np.zeros(0, int)]), reason)
+            self.freeze(node, _all_ids(channels), reason)
         return Spec(outputs, {name: (None,) * len(w.shape) for name, w in node.weights.items()})
 
     def _tie_calls(self, a: Node, b: Node) -> None:
@@ -226,13 +226,16 @@ class _Run:
             direct[ids] = True
         told = []
         for node in self.graph.nodes:
-            outputs = self.specs[node.name].outputs
-            ids = np.concatenate([x.ids for x in outputs]) if outputs else np.zeros(0, int)
+            ids = _all_ids(self.specs[node.name].outputs)
             number = len(np.unique(root[ids][ends[root[ids]] & ~direct[ids]]))
             if number and node.name == node.layer and self.specs[node.name].edits and node.weights:
                 reason = "its channels are joined element by element with an input or output of the network"
                 told.append(FrozenLayer(node.name, node.kind, reason, number, tied=True))
         return told
+
+
+def _all_ids(channels: Sequence[Channels]) -> np.ndarray:
+    return np.concatenate([x.ids for x in channels] or [np.zeros(0, int)])
 
 
 def _checked(node: Node, call: Call, spec: Spec) -> Spec:

@@ -23,7 +23,7 @@ _SAFETY = 1e-9  # relative; covers the rounding of float64 sums
 
 @dataclasses.dataclass(frozen=True)
 class _Edge:
-    """Two masks that meet in importance or in cost; `table` float[bins_a, bins_b], `cost` float[resources, 1]."""
+    """Two masks that meet in importance or in cost; `table` float[bins_a, bins_b], `cost` float[resources]."""
 
     a: int
     b: int
