@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from keras_qcqp.plan import LayerPlan as LayerPlan
     from keras_qcqp.plan import Plan as Plan
     from keras_qcqp.problem import Mask as Mask
+    from keras_qcqp.problem import Need as Need
     from keras_qcqp.problem import Pair as Pair
     from keras_qcqp.problem import Problem as Problem
     from keras_qcqp.problem import Resource as Resource
     from keras_qcqp.problem import Solution as Solution
+    from keras_qcqp.problem import Step as Step
     from keras_qcqp.problem import evaluate as evaluate
     from keras_qcqp.problem import violations as violations
     from keras_qcqp.pruning import PruneResult as PruneResult
@@ -57,7 +59,7 @@ _HOMES = {
         QcqpError""".split(),
     "graph": ["Graph", "read"],
     "plan": ["LayerPlan", "Plan"],
-    "problem": ["Mask", "Pair", "Problem", "Resource", "Solution", "evaluate", "violations"],
+    "problem": ["Mask", "Need", "Pair", "Problem", "Resource", "Solution", "Step", "evaluate", "violations"],
     "pruning": ["PruneResult", "prune"],
     "rebuilder": ["masked", "rebuild"],
     "report": ["Report"],

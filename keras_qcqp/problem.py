@@ -1,9 +1,9 @@
 """The selection problem as plain data, and the oracle that judges every solver. Knows NumPy and nothing else.
 
-Choose binary vectors `x_m` to maximise `sum_m w_m . x_m + sum_(a,b) x_a^T I_ab x_b`, such that every resource, a
-quadratic polynomial with non-negative integer coefficients in the counts `k_m = |x_m|`, stays within its limit.
-Source: the program of Jeong et al., "Optimal channel selection with discrete QCQP" (AISTATS 2022), stated over coupled
-masks; see `solvers` for how it is solved.
+Choose binary vectors `x_m` to maximise `sum_m w_m . x_m + sum_(a,b) x_a^T I_ab x_b`, such that every resource, an
+integer function of the counts `k_m = |x_m|` (a quadratic polynomial, tables, the greatest of several sums), stays
+within its limit, and every kept channel has what it needs. Source: the program of Jeong et al., "Optimal channel
+selection with discrete QCQP" (AISTATS 2022), stated over coupled masks; see `solvers` for how it is solved.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_qcqp.errors import InfeasibleError, ProblemError
+from keras_qcqp.problem_check import require_valid
 
 Keep = tuple[np.ndarray, ...]
 
@@ -48,12 +48,45 @@ class Pair:
 
 
 @dataclasses.dataclass(frozen=True)
+class Need:
+    """A kept channel needs another: `x_mask[index[i]] <= sum over sources of x_source[source index[i]]`, for each i.
+
+    Two of them state a union residual `u <= v <= u + v_s` (Jeong et al., AISTATS 2022): what a branch produces (u) must
+    be consumed (v), what is consumed must be produced by the branch or carried by the shortcut (v_s).
+
+    Attributes:
+        index: int[links], channels of `mask`.
+        sources: (mask, int[links]) of each alternative; at least one of them must be kept wherever the target is.
+    """
+
+    mask: int
+    index: np.ndarray
+    sources: tuple[tuple[int, np.ndarray], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A sum that a resource may not exceed at one moment: `constant + sum of coefficient x count`."""
+
+    name: str
+    constant: int
+    linear: Mapping[int, int]
+
+    def usage(self, counts: Sequence[int]) -> int:
+        """The exact value at the given counts."""
+        return self.constant + sum(c * int(counts[m]) for m, c in self.linear.items())
+
+
+@dataclasses.dataclass(frozen=True)
 class Resource:
-    """A quadratic polynomial with integer coefficients in the counts of kept channels.
+    """What a selection costs: an integer function of the counts of kept channels, a sum of up to five parts.
 
     Attributes:
         linear: mask -> coefficient of its count.
         quadratic: (mask a, mask b), a <= b -> coefficient of the product of their counts.
+        tables: (mask,) -> int64[size + 1], or (mask a, mask b), a < b -> int64[size_a + 1, size_b + 1]: the cost at
+            every count; nothing is assumed of its shape, a wider layer may be cheaper.
+        steps: the greatest of these is added (peak memory: one step for each moment of the execution).
     """
 
     name: str
@@ -61,11 +94,15 @@ class Resource:
     constant: int
     linear: Mapping[int, int]
     quadratic: Mapping[tuple[int, int], int]
+    tables: Mapping[tuple[int, ...], np.ndarray] = dataclasses.field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
 
     def usage(self, counts: Sequence[int]) -> int:
         """The exact value at the given counts, in Python integers."""
         total = self.constant + sum(c * int(counts[m]) for m, c in self.linear.items())
-        return total + sum(c * int(counts[a]) * int(counts[b]) for (a, b), c in self.quadratic.items())
+        total += sum(c * int(counts[a]) * int(counts[b]) for (a, b), c in self.quadratic.items())
+        total += sum(int(table[tuple(int(counts[m]) for m in key)]) for key, table in self.tables.items())
+        return total + max((step.usage(counts) for step in self.steps), default=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +112,7 @@ class Problem:
     Attributes:
         linear: mask -> importance float[size] >= 0 of each channel on its own.
         limits: resource name -> largest allowed usage; resources without a limit are only reported.
+        needs: which channels may stay only together with others.
     """
 
     masks: tuple[Mask, ...]
@@ -82,9 +120,10 @@ class Problem:
     pairs: tuple[Pair, ...]
     resources: tuple[Resource, ...]
     limits: Mapping[str, int]
+    needs: tuple[Need, ...] = ()
 
     def __post_init__(self) -> None:
-        _validate(self)
+        require_valid(self)
 
     @property
     def limited(self) -> tuple[Resource, ...]:
@@ -98,10 +137,12 @@ class Problem:
     def __str__(self) -> str:
         pairs = sum(p.values.size for p in self.pairs)
         lines = [f"Problem: {len(self.masks)} masks, {sum(m.size for m in self.masks)} channels, {pairs} channel pairs"]
+        if self.needs:
+            lines[0] += f", {sum(len(n.index) for n in self.needs)} needs"
         full = [m.size for m in self.masks]
         for r in self.resources:
             limit = self.limits.get(r.name)
-            wanted = "" if limit is None else f", limit {limit:,} ({_share(limit, r.usage(full))})"
+            wanted = "" if limit is None else f", limit {limit:,} ({share(limit, r.usage(full))})"
             lines.append(f"  {r.name}: {r.usage(full):,} {r.unit}{wanted}")
         return "\n".join(lines)
 
@@ -164,6 +205,7 @@ def violations(problem: Problem, keep: Keep) -> list[str]:
         elif count not in mask.allowed:
             broken.append(f"mask {mask.name}: {count} kept, allowed are {_ranges(mask.allowed)}")
     if not broken:
+        broken = [text for need in problem.needs for text in _unmet(problem, keep, need)]
         usage = evaluate(problem, keep)[1]
         for name, limit in problem.limits.items():
             if usage[name] > limit:
@@ -171,73 +213,20 @@ def violations(problem: Problem, keep: Keep) -> list[str]:
     return broken
 
 
-def require_feasible(problem: Problem) -> None:
-    """Raises InfeasibleError, naming the smallest reachable value of each limit and what holds it up."""
-    least = [m.allowed[0] for m in problem.masks]
-    sentences = []
-    for r in problem.limited:
-        smallest, limit = r.usage(least), problem.limits[r.name]
-        if smallest > limit:
-            held = ", ".join(f"{name} {value:,}" for name, value in _largest_parts(problem, r, least))
-            sentences.append(
-                f"{r.name}: {limit:,} {r.unit} asked, but the smallest reachable value is {smallest:,} {r.unit} "
-                f"({_share(smallest, r.usage([m.size for m in problem.masks]))} of the original), held up by "
-                f"{held or 'nothing: every limit must be at least 0'}. "
-                f"Raise the limit to at least {smallest:,}, lower min_keep or width_multiple, or free a frozen layer."
-            )
-    if sentences:
-        raise InfeasibleError("No selection meets the budget. " + " ".join(sentences))
-
-
-def _share(part: int, whole: int) -> str:
+def share(part: int, whole: int) -> str:
+    """A percentage, for people."""
     return f"{part / whole:.1%}" if whole else "-"
+
+
+def _unmet(problem: Problem, keep: Keep, need: Need) -> list[str]:
+    met = np.zeros(len(need.index), bool)
+    for mask, index in need.sources:
+        met |= np.asarray(keep[mask], bool)[index]
+    alone = need.index[np.asarray(keep[need.mask], bool)[need.index] & ~met]
+    sources = " or ".join(problem.masks[mask].name for mask, _ in need.sources) or "something that does not exist"
+    return [f"mask {problem.masks[need.mask].name}: channel {i} is kept without its {sources}" for i in alone.tolist()]
 
 
 def _ranges(allowed: Sequence[int]) -> str:
     few = [str(k) for k in allowed]
     return ", ".join(few if len(few) <= 8 else [*few[:4], "...", few[-1]])
-
-
-def _largest_parts(problem: Problem, resource: Resource, counts: Sequence[int], num: int = 3) -> list[tuple[str, int]]:
-    parts: dict[str, int] = {"what no mask can change": resource.constant}
-    names = [m.name for m in problem.masks]
-    for m, c in resource.linear.items():
-        parts[names[m]] = parts.get(names[m], 0) + c * counts[m]
-    for (a, b), c in resource.quadratic.items():
-        key = names[a] if a == b else f"{names[a]} x {names[b]}"
-        parts[key] = parts.get(key, 0) + c * counts[a] * counts[b]
-    largest = sorted(parts.items(), key=lambda item: -item[1])[:num]
-    return [(name, value) for name, value in largest if value > 0]
-
-
-def _validate(problem: Problem) -> None:
-    sizes = [m.size for m in problem.masks]
-    for m in problem.masks:
-        ascending = all(a < b for a, b in zip(m.allowed, m.allowed[1:], strict=False))
-        if not m.allowed or not ascending or not 0 <= m.allowed[0] <= m.allowed[-1] <= m.size:
-            raise ProblemError(f"Mask {m.name}: allowed counts must ascend within 0..{m.size}, got {m.allowed}.")
-    used = [*problem.linear, *(m for p in problem.pairs for m in (p.a, p.b))]
-    used += [m for r in problem.resources for m in (*r.linear, *(side for key in r.quadratic for side in key))]
-    outside = sorted({m for m in used if not 0 <= m < len(sizes)})
-    if outside:
-        raise ProblemError(f"Masks {outside} do not exist; the problem has {len(sizes)}, numbered from 0.")
-    shapes: list[tuple[tuple[int, ...], np.ndarray, tuple[int, ...]]]
-    shapes = [((p.a, p.b), p.values, (sizes[p.a], sizes[p.b])) for p in problem.pairs]
-    shapes += [((m,), w, (sizes[m],)) for m, w in problem.linear.items()]
-    for where, values, shape in shapes:
-        names = " x ".join(problem.masks[m].name for m in where)
-        if values.shape != shape:
-            raise ProblemError(f"Importance of {names} has shape {values.shape}, expected {shape}.")
-        if values.dtype.kind not in "biuf" or not np.all(np.isfinite(values)) or np.any(values < 0):
-            raise ProblemError(f"Importance of {names} has negative or non-finite entries; scores must be >= 0.")
-    known = {r.name for r in problem.resources}
-    if len(known) < len(problem.resources):
-        raise ProblemError(f"Two resources have one name: {[r.name for r in problem.resources]}.")
-    unknown = sorted(set(problem.limits) - known)
-    if unknown:
-        raise ProblemError(f"Limits for unknown resources {unknown}; known: {sorted(known)}.")
-    for r in problem.resources:
-        if min([r.constant, *r.linear.values(), *r.quadratic.values()]) < 0:
-            raise ProblemError(f"Resource {r.name} has a negative coefficient; usage must grow with every channel.")
-        if any(a > b for a, b in r.quadratic):
-            raise ProblemError(f"Resource {r.name}: write each product (a, b) with a <= b.")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from keras_qcqp import problem_io
 from keras_qcqp.errors import FileError, InfeasibleError, ProblemError
+from keras_qcqp.feasibility import require_feasible
 from keras_qcqp.problem import (
     Mask,
     Pair,
@@ -23,7 +24,6 @@ from keras_qcqp.problem import (
     Solution,
     counts_of,
     evaluate,
-    require_feasible,
     violations,
 )
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_qcqp.errors import QcqpError
-from keras_qcqp.problem import Problem, Solution, evaluate, require_feasible, violations
+from keras_qcqp.feasibility import require_feasible
+from keras_qcqp.problem import Problem, Solution, evaluate, violations
 from keras_qcqp.solvers.ascent import ascend, fill
 from keras_qcqp.solvers.bound import upper_bound
 from keras_qcqp.solvers.exact import ExactSolver, Limits, Outcome
