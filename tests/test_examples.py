@@ -1,11 +1,17 @@
 """The examples as users start them: real processes, real data, few epochs."""
 
+import dataclasses
+import importlib.util
 import json
+import re
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import keras_qcqp
+from keras_qcqp import problem_io
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "examples"
@@ -100,3 +106,99 @@ def test_api_tour(run_python):
     assert text.count("OPTIMAL: objective") == 3
     assert "frozen: nothing but the network's inputs and outputs" in text
     assert text.endswith("largest difference: 0.0\n")
+
+
+@pytest.fixture(scope="module")
+def paper():
+    """The module `examples/paper_instance.py`."""
+    spec = importlib.util.spec_from_file_location("paper_instance", EXAMPLES / "paper_instance.py")
+    module = sys.modules["paper_instance"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("depth", "binaries", "constraints", "products", "macs"),
+    [
+        (20, 1_027, 664, 29_744, 40_551_040),
+        (32, 1_699, 1_136, 51_248, 68_862_592),
+        (56, 3_043, 2_080, 94_256, 125_485_696),
+    ],
+)
+def test_paper_instance_has_the_size_of_the_papers(paper, depth, binaries, constraints, products, macs):
+    network = paper.cifar_resnet(paper.random_kernels(depth))
+    problem = paper.paper_problem(network, 0.46)
+    nodes, last = len(network.importance), 64
+    equalities = 16 + 32  # v = u where a shortcut brings zeros: one constraint there, two needs here
+    assert sum(m.size for m in problem.masks) + last == binaries  # and v of the last node, which nothing consumes
+    at_least_one = 2 * (nodes + 1)
+    assert sum(len(n.index) for n in problem.needs) - equalities + 2 * last + at_least_one == constraints
+    assert sum(p.values.size for p in problem.pairs) == products
+    assert network.conv_macs + network.dense_macs == macs
+
+
+def test_paper_instance_limits_convolutions_and_classifier_together(paper):
+    network = paper.cifar_resnet(paper.random_kernels(20))
+    limit = paper.paper_problem(network, 0.3).limits["macs"]
+    assert limit == 40_551_040 * 3 // 10 - 640  # 640 MACs of the classifier are charged in full
+    assert paper.paper_problem(network, 1.0).limits["macs"] == network.conv_macs
+
+
+def test_paper_instance_has_unit_norm_importance(paper):
+    network = paper.cifar_resnet(paper.random_kernels(20))
+    assert [float(np.linalg.norm(w)) for w in network.importance] == pytest.approx([1.0] * 19)
+    total, _ = keras_qcqp.evaluate(problem := paper.paper_problem(network, 0.5), problem.everything())
+    assert total == pytest.approx(631.28, rel=2e-3)  # of other Kaiming-normal weights
+    assert paper.importance(np.zeros((3, 3, 2, 2))).sum() == 0
+
+
+@pytest.mark.parametrize(("split", "first"), [(True, 8), (False, 0)])
+def test_paper_instance_lands_shortcuts_where_the_zeros_leave_room(paper, split, first):
+    """v9 sums 32 produced channels and 16 that arrive at `first`, ..., `first + 15`."""
+    problem = paper.paper_problem(paper.cifar_resnet(paper.random_kernels(20), split), 0.5)
+    names = [m.name for m in problem.masks]
+    keep = problem.everything()
+    keep[names.index("u9")][:] = np.arange(32) == 31
+    told = [line for line in keras_qcqp.violations(problem, keep) if line.startswith("mask v9")]
+    alone = [j for j in range(31) if not first <= j < first + 16]
+    assert told == [f"mask v9: channel {j} is kept without its u9" for j in alone]
+
+
+def test_paper_instance_refuses_two_additions_into_one_node(paper):
+    network = paper.cifar_resnet(paper.random_kernels(20))
+    twice = dataclasses.replace(network, additions=[paper.Addition(1, 3), paper.Addition(1, 3)])
+    with pytest.raises(keras_qcqp.ProblemError, match="one to each"):
+        paper.paper_problem(twice, 0.5)
+
+
+def test_paper_instance_solves_the_smallest_network(run_python, tmp_path):
+    saved = tmp_path / "problem.npz"
+    process = run_python(EXAMPLES / "paper_instance.py", "--depth=8", "--fraction=0.6", f"--output={saved}")
+    assert process.returncode == 0, process.stderr
+    assert "  macs: " in process.stdout
+    assert re.search(r"objective \d+", process.stdout)
+    problem = problem_io.load(saved)
+    assert [m.name for m in problem.masks] == "image u1 u2 u3 v3 u4 u5 v5 u6 u7".split()
+
+
+def test_paper_instance_reads_trained_weights(paper, shared_file):
+    kernels = paper.keras_kernels(str(shared_file("models/resnet20_cifar10_padA.keras")))
+    problem = paper.paper_problem(paper.cifar_resnet(kernels), 0.46)
+    assert keras_qcqp.evaluate(problem, problem.everything()) == (
+        pytest.approx(576.842, abs=1e-3),
+        {"macs": 40_550_400},
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--depth=21", "error: A CIFAR ResNet has 6 n + 2 layers (8, 14, 20, ...), got 21."),
+        ("--weights=missing.keras", "error: Cannot read model 'missing.keras': no such file."),
+        ("0.5", "unexpected argument '0.5'; give options as --name=value"),
+    ],
+)
+def test_paper_instance_refuses(run_python, option, message):
+    process = run_python(EXAMPLES / "paper_instance.py", option)
+    assert process.returncode == 1
+    assert message in process.stdout + process.stderr
