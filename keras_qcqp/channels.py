@@ -8,7 +8,7 @@ counts, and how many multiply-accumulates the call costs. Everything else (slici
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -69,6 +69,18 @@ def Out(port: int = 0, **how: Any) -> Axis:  # noqa: N802
 
 
 @dataclasses.dataclass(frozen=True)
+class Lookup:
+    """A call argument that lists, for each channel of the output, the channel of the input it comes from."""
+
+    index: tuple[int, ...]
+
+    def renumber(self, in_index: Sequence[int], out_index: Sequence[int]) -> list[int]:
+        """The same list after only these channels of the input and of the output have stayed, in this order."""
+        place = {channel: number for number, channel in enumerate(in_index)}
+        return [place[self.index[channel]] for channel in out_index]
+
+
+@dataclasses.dataclass(frozen=True)
 class Spec:
     """What a rule says of one call.
 
@@ -78,17 +90,20 @@ class Spec:
             layer does not have (a bias that is switched off) are ignored; a weight that is missing here freezes it.
         config: new values of configuration entries, any nesting, with an `Axis` where its width belongs.
         macs: products `(coefficient, axes)`; the coefficient is None where a spatial size is unknown.
+        arguments: new values of call arguments by parameter name, for operations whose call holds what a layer has in
+            its configuration (the bounds of a slice); an `Axis` where a width belongs, or a `Lookup`.
     """
 
     outputs: tuple[Channels, ...]
     weights: Mapping[str, tuple[Axis | None, ...]] = dataclasses.field(default_factory=dict)
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     macs: tuple[tuple[int | None, tuple[Axis, ...]], ...] = ()
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def edits(self) -> bool:
         """Whether pruning can change the layer object itself."""
-        return bool(self.config) or any(a is not None for axes in self.weights.values() for a in axes)
+        return bool(self.config or self.arguments) or any(a is not None for axes in self.weights.values() for a in axes)
 
 
 class Frozen(Exception):  # noqa: N818 (a verdict, not a failure)
@@ -96,7 +111,7 @@ class Frozen(Exception):  # noqa: N818 (a verdict, not a failure)
 
 
 class Call(Protocol):
-    """What a rule sees: the node, the channels of its inputs, and three things it may do to ids."""
+    """What a rule sees: the node, the channels of its inputs, and what it may do to ids."""
 
     node: Node
     inputs: tuple[Channels, ...]
@@ -109,6 +124,12 @@ class Call(Protocol):
 
     def freeze(self, ids: np.ndarray, reason: str) -> None:
         """These ids are always kept."""
+
+    def add(self, operands: Sequence[Channels]) -> Channels:
+        """The channels of a sum of tensors of the same width: tied to the operands', or a set of their own."""
+
+    def zeros(self, ids: np.ndarray) -> None:
+        """These ids of an output, brought into being here, are zero whatever is fed to the network."""
 
 
 class Rule(Protocol):
@@ -128,4 +149,6 @@ def substitute(value: Any, width: Any) -> Any:
         return width(value)
     if isinstance(value, (tuple, list)):
         return type(value)(substitute(v, width) for v in value)
+    if isinstance(value, slice):
+        return slice(*(substitute(v, width) for v in (value.start, value.stop, value.step)))
     return value

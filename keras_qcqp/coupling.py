@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_qcqp import rules
+from keras_qcqp import rules, union
 from keras_qcqp.channels import NETWORK_INPUT, Axis, Call, Channels, Frozen, Spec
-from keras_qcqp.errors import FrozenLayerError, ModelError, QcqpError
+from keras_qcqp.errors import FrozenLayerError, ModelError, QcqpError, did_you_mean
 from keras_qcqp.graph import Graph, Node
-from keras_qcqp.partition import CoupledMask, group_masks, label_channels, resolve
+from keras_qcqp.partition import CoupledMask, group_masks, label_channels
+from keras_qcqp.problem import Need
+from keras_qcqp.streams import Streams
+from keras_qcqp.together import Together, ties
+from keras_qcqp.union import Join, Sum
+
+RESIDUALS = ("tied", "union")
+"""What an addition does: ties its operands, or gives the sum a set of channels of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +44,9 @@ class Coupling:
         specs: node name -> what its rule said; ids inside are numbers of coupled channels, 0..num_channels-1.
         masks: coupled sets; channel c is element `position[c]` of mask `mask_of[c]`.
         frozen: calls that could not be followed.
+        residual: one of `RESIDUALS`.
+        joins: additions whose sum has channels of its own (union residuals only).
+        needs: what a selection owes them: `u <= v <= u + v_s`, by mask and position as in a `Problem`.
     """
 
     graph: Graph
@@ -45,6 +56,9 @@ class Coupling:
     mask_of: np.ndarray
     position: np.ndarray
     frozen: tuple[FrozenLayer, ...]
+    residual: str = "tied"
+    joins: tuple[Join, ...] = ()
+    needs: tuple[Need, ...] = ()
 
     def ids(self, node: Node, axis: Axis) -> np.ndarray:
         """Coupled channels along a weight axis of this call."""
@@ -65,22 +79,33 @@ class Coupling:
 
     def __str__(self) -> str:
         lines = [f"{self.graph.name}: {len(self.masks)} coupled masks, {len(self.mask_of)} channels"]
-        lines += [f"  {m.name}: {m.size}{' frozen' if m.frozen else ''}" for m in self.masks]
+        lines += [f"  {m.name}: {m.size}{' frozen' if m.frozen else ' dead' if m.dead else ''}" for m in self.masks]
         lines += [f"  frozen at {f.node} ({f.kind}): {f.reason}" for f in self.frozen]
         return "\n".join(lines)
 
 
-def couple(graph: Graph, strict: bool = False) -> Coupling:
+def couple(
+    graph: Graph, strict: bool = False, residual: str = "tied", together: Sequence[Together] = ()
+) -> Coupling:
     """Finds the coupled channels of a graph.
 
     Args:
         strict: refuse, instead of freezing, what no rule can follow.
+        residual: "tied": the operands of an addition keep the same channels, and so does the sum. "union": each keeps
+            its own, and the sum may keep what at least one operand has; a channel that an operand lacks counts as zero.
+        together: further channels that live or die as one: `["conv_a", "conv_b"]`, these layers keep the same output
+            channels; `{"conv_c": [0, 1, 2, 3]}`, these channels are one, across all layers of the mapping.
 
     Raises:
         FrozenLayerError: `strict` and something would be frozen; lists all of it.
-        ModelError: a registered rule contradicts the shapes of its layer.
+        ModelError: a registered rule contradicts the shapes of its layer, or `residual` is unknown.
+        BudgetError: `together` names layers or channels that do not exist, or widths that differ.
     """
-    coupling = _Run(graph).finish()
+    if residual not in RESIDUALS:
+        raise ModelError(f"residual={residual!r} is unknown. {did_you_mean(residual, RESIDUALS)}")
+    run = _Run(graph, residual)
+    run.ties += ties(together, {n.name: run.specs[n.name].outputs[0].ids for n in graph.nodes if n.name == n.layer})
+    coupling = run.finish()
     refused = [f for f in coupling.frozen if not f.tied]
     if strict and refused:
         listed = "; ".join(f"'{f.node}' ({f.kind}): {f.reason}" for f in refused)
@@ -109,18 +134,33 @@ class _Call:
     def freeze(self, ids: np.ndarray, reason: str) -> None:
         self._run.freeze(self.node, ids, reason)
 
+    def add(self, operands: Sequence[Channels]) -> Channels:
+        main = operands[0]
+        if self._run.residual == "union":
+            out = Channels(self._run.new_ids(len(main)), main.axis)
+            self._run.sums.append(Sum(self.node.name, out.ids, tuple(x.ids for x in operands)))
+            return out
+        for x in operands[1:]:
+            self.tie(main.ids, x.ids)
+        return main
+
+    def zeros(self, ids: np.ndarray) -> None:
+        self._run.zeros.append(ids)
+
 
 class _Run:
     """One pass over the graph; ids are raw until `finish` resolves the ties."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, residual: str) -> None:
+        self.graph, self.residual = graph, residual
         self.channels: dict[int, Channels] = {}
         self.specs: dict[str, Spec] = {}
         self.inputs: dict[str, tuple[Channels, ...]] = {}
         self.ties: list[tuple[np.ndarray, np.ndarray]] = []
         self.ends: list[np.ndarray] = []  # ids of the network's inputs and outputs
         self.frozen: list[tuple[Node, str, np.ndarray]] = []
+        self.sums: list[Sum] = []  # additions that may have channels of their own
+        self.zeros: list[np.ndarray] = []  # ids that are zero where they come into being
         self.num_ids = 0
         first: dict[str, Node] = {}
         for node in graph.nodes:
@@ -192,7 +232,9 @@ class _Run:
             self.freeze(node, np.concatenate([x.ids, y.ids]), reason)
 
     def finish(self) -> Coupling:
-        root = resolve(self.num_ids, self.ties)
+        pinned = [*self.ends, *(ids for _, _, ids in self.frozen)]
+        once = self._once()
+        root, sums = union.settle(self.num_ids, self.ties, once, pinned)
         specs = {
             name: dataclasses.replace(s, outputs=tuple(Channels(root[x.ids], x.axis) for x in s.outputs))
             for name, s in self.specs.items()
@@ -206,9 +248,34 @@ class _Run:
         for _, _, ids in self.frozen:
             frozen[root[ids]] = True
         told = (*self._given_up(root, ends), *self._tied_to_ends(root, ends))
-        label = label_channels(self.graph, specs, num_channels, frozen)
-        masks, mask_of, position = group_masks(self.graph, specs, label, frozen)
-        return Coupling(self.graph, specs, inputs, masks, mask_of, position, told)
+        streams = Streams(self.graph, specs, inputs, {s.node for s in sums}, frozen)
+        joins, dead = union.join(streams, self._zeros_born())
+        label = label_channels(self.graph, specs, frozen, dead)
+        masks, mask_of, position = group_masks(self.graph, specs, label, frozen, dead)
+        needs = union.needs(streams, joins, dead, mask_of, position)
+        return Coupling(self.graph, specs, inputs, masks, mask_of, position, told, self.residual, joins, needs)
+
+    def _once(self) -> list[Sum]:
+        """Additions that are called once; the others belong to a shared model and have one set of channels."""
+        times = collections.Counter(node.layer for node in self.graph.nodes)
+        layers = {node.name: node.layer for node in self.graph.nodes}
+        shared = [s for s in self.sums if times[layers[s.node]] > 1]
+        for s in shared:
+            self.ties += [(s.out, x) for x in s.operands]
+        return [s for s in self.sums if s not in shared]
+
+    def _zeros_born(self) -> dict[str, tuple[np.ndarray, ...]]:
+        """Node -> for each output bool[channels]: ids that a rule called zeros, where they come into being."""
+        zero = np.zeros(self.num_ids, bool)
+        for ids in self.zeros:
+            zero[ids] = True
+        born = {}
+        for node in self.graph.nodes:
+            outs = [x.ids for x in self.specs[node.name].outputs]
+            born[node.name] = tuple(zero[ids] for ids in outs)
+            for ids in outs:
+                zero[ids] = False  # further on they may have become something else
+        return born
 
     def _given_up(self, root: np.ndarray, ends: np.ndarray) -> list[FrozenLayer]:
         """One line for each call and reason; what is an input or output of the network anyway is not worth a word."""

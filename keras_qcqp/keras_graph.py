@@ -98,6 +98,12 @@ def copy_operation(operation: Any) -> Any:
     return clone
 
 
+def rename(tensor: Any, name: str) -> Any:
+    """Gives the `keras.ops` operation behind a symbolic tensor a name; returns the tensor."""
+    tensor._keras_history.operation.name = name
+    return tensor
+
+
 def copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
     """A new Lambda around the same function: it is in memory already, so nothing untrusted is unpacked."""
     config = {k: v for k, v in layer.get_config().items() if k in ("name", "trainable", "dtype", "arguments")}

@@ -20,12 +20,14 @@ class CoupledMask:
         size: number of independent channels, the length of the vector.
         multiplicity: how often each channel appears in the tensor that brings it into being (grouped convolutions).
         frozen: always kept.
+        dead: never kept; zeros that only pad the shorter operand of an addition (union residuals).
     """
 
     name: str
     size: int
     multiplicity: int
     frozen: bool
+    dead: bool = False
 
 
 def resolve(num_ids: int, ties: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -46,10 +48,10 @@ def resolve(num_ids: int, ties: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.n
     return np.unique(roots, return_inverse=True)[1].astype(np.int64) if num_ids else roots
 
 
-def label_channels(graph: Graph, specs: Mapping[str, Spec], num_channels: int, frozen: np.ndarray) -> np.ndarray:
+def label_channels(graph: Graph, specs: Mapping[str, Spec], frozen: np.ndarray, dead: np.ndarray) -> np.ndarray:
     """Channels get the same label when they appear equally often in every tensor (partition refinement)."""
-    label = frozen.astype(np.int64)
-    next_label = 2
+    label = np.where(dead, 2, frozen.astype(np.int64))
+    next_label = 3
     for node in graph.nodes:
         for channels in specs[node.name].outputs:
             present, count = np.unique(channels.ids, return_counts=True)
@@ -62,7 +64,7 @@ def label_channels(graph: Graph, specs: Mapping[str, Spec], num_channels: int, f
 
 
 def group_masks(
-    graph: Graph, specs: Mapping[str, Spec], label: np.ndarray, frozen: np.ndarray
+    graph: Graph, specs: Mapping[str, Spec], label: np.ndarray, frozen: np.ndarray, dead: np.ndarray
 ) -> tuple[tuple[CoupledMask, ...], np.ndarray, np.ndarray]:
     birth = np.full(len(label), -1)
     times = np.ones(len(label), np.int64)
@@ -83,5 +85,6 @@ def group_masks(
         name, multiplicity = graph.nodes[birth[members[0]]].name, int(times[members[0]])
         number = names[name] = names.get(name, 0) + 1
         unique = name if number == 1 else f"{name}/{number}"
-        masks.append(CoupledMask(unique, len(members), multiplicity, bool(frozen[members[0]])))
+        kinds = bool(frozen[members[0]]), bool(dead[members[0]])
+        masks.append(CoupledMask(unique, len(members), multiplicity, *kinds))
     return tuple(masks), mask_of, position

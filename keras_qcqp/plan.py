@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_qcqp.coupling import Coupling
-from keras_qcqp.errors import FileError, PlanError
+from keras_qcqp.coupling import RESIDUALS, Coupling
+from keras_qcqp.errors import FileError, PlanError, did_you_mean
 from keras_qcqp.files import write_text
+from keras_qcqp.graph import Node
+from keras_qcqp.layout import arranged, best_order, free_masks
 from keras_qcqp.problem import Keep
 
 _FORMAT, _VERSION = "keras_qcqp.plan", 1
 Index = tuple[int, ...]
+_Tensor = tuple[str, str, np.ndarray, Index]
+"""Layer, "input" or "output", its channels, and what the plan keeps of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +32,8 @@ class LayerPlan:
         kind: class name of the layer.
         in_size, out_size: channels of each input and output tensor before.
         in_index, out_index: for each tensor the channels that stay, in their new order; positions in the tensor as it
-            was, so behind a Flatten they count height x width x channels. `rebuild` wants ascending ones so far.
+            was, so behind a Flatten they count height x width x channels. All tensors that hold the same coupled
+            channels must hold them in the same order.
     """
 
     kind: str
@@ -40,10 +45,16 @@ class LayerPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Layer path -> what it keeps, for every layer that has weights or widths that depend on channels."""
+    """Layer path -> what it keeps, for every layer that has weights or widths that depend on channels.
+
+    Attributes:
+        residual: how additions were coupled, see `keras_qcqp.couple`. With "union" those whose sum has channels of its
+            own are listed too: the channels of each operand, and those of the sum.
+    """
 
     model: str
     layers: Mapping[str, LayerPlan]
+    residual: str = "tied"
 
     def __getitem__(self, layer: str) -> LayerPlan:
         return self.layers[layer]
@@ -67,7 +78,9 @@ class Plan:
             }
             for path, p in self.layers.items()
         }
-        return json.dumps({"format": _FORMAT, "version": _VERSION, "model": self.model, "layers": layers})
+        residual = {} if self.residual == "tied" else {"residual": self.residual}
+        head = {"format": _FORMAT, "version": _VERSION, "model": self.model, **residual}
+        return json.dumps({**head, "layers": layers})
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -87,7 +100,10 @@ class Plan:
         layers = data.get("layers")
         if not isinstance(layers, dict) or not isinstance(data.get("model"), str):
             raise PlanError("The plan needs 'model' (a string) and 'layers' (an object).")
-        return cls(data["model"], {path: _unpack_layer(path, value) for path, value in layers.items()})
+        residual = data.get("residual", "tied")
+        if residual not in RESIDUALS:
+            raise PlanError(f"The plan has residual {residual!r}. {did_you_mean(residual, RESIDUALS)}")
+        return cls(data["model"], {path: _unpack_layer(path, value) for path, value in layers.items()}, residual)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the JSON atomically."""
@@ -109,71 +125,121 @@ class Plan:
 
 
 def plan_from(coupling: Coupling, keep: Keep) -> Plan:
-    """The plan of a selection; channels stay in their old order."""
+    """The plan of a selection.
+
+    Channels stay in their old order, except where another one saves union additions a gather (see `layout`).
+    """
     alive = coupling.alive(keep)
-    layers = {}
-    for node in coupling.first_calls():
-        spec = coupling.specs[node.name]
-        if spec.edits:
-            ins, outs = [x.ids for x in coupling.inputs[node.name]], [x.ids for x in spec.outputs]
-            layers[node.layer] = LayerPlan(
+    rows = best_order(coupling, alive)
+    return Plan(
+        coupling.graph.name,
+        {
+            node.layer: LayerPlan(
                 kind=node.kind,
                 in_size=tuple(map(len, ins)),
                 out_size=tuple(map(len, outs)),
-                in_index=tuple(tuple(np.flatnonzero(alive[ids]).tolist()) for ids in ins),
-                out_index=tuple(tuple(np.flatnonzero(alive[ids]).tolist()) for ids in outs),
+                in_index=tuple(arranged(coupling, ids, alive, rows) for ids in ins),
+                out_index=tuple(arranged(coupling, ids, alive, rows) for ids in outs),
             )
-    return Plan(coupling.graph.name, layers)
+            for node, ins, outs in _planned(coupling)
+        },
+        coupling.residual,
+    )
+
+
+def _planned(coupling: Coupling) -> Iterator[tuple[Node, list[np.ndarray], list[np.ndarray]]]:
+    """Every layer that a plan speaks of, and the channels of its inputs and outputs."""
+    joins = {j.node for j in coupling.joins}
+    for node in coupling.first_calls():
+        spec = coupling.specs[node.name]
+        if spec.edits or node.name in joins:
+            yield node, [x.ids for x in coupling.inputs[node.name]], [x.ids for x in spec.outputs]
 
 
 def require_match(plan: Plan, coupling: Coupling) -> None:
     """Raises PlanError, naming the first layer in which the plan and the model differ."""
-    keep_all = plan_from(coupling, tuple(np.ones(m.size, bool) for m in coupling.masks))
-    for path, expected in keep_all.layers.items():
+    expected = {node.layer: (node.kind, ins, outs) for node, ins, outs in _planned(coupling)}
+    for path, (kind, ins, outs) in expected.items():
         found = plan.layers.get(path)
         if found is None:
-            raise PlanError(_mismatch(plan, coupling, f"layer '{path}' ({expected.kind}) is not in the plan"))
-        for field in ("kind", "in_size", "out_size"):
-            if getattr(found, field) != getattr(expected, field):
-                raise PlanError(
-                    _mismatch(
-                        plan,
-                        coupling,
-                        f"layer '{path}' has {field} {getattr(expected, field)}, the plan says {getattr(found, field)}",
-                    )
-                )
+            raise PlanError(_mismatch(plan, coupling, f"layer '{path}' ({kind}) is not in the plan"))
+        wanted = {"kind": kind, "in_size": tuple(map(len, ins)), "out_size": tuple(map(len, outs))}
+        for field, value in wanted.items():
+            if getattr(found, field) != value:
+                what = f"layer '{path}' has {field} {value}, the plan says {getattr(found, field)}"
+                raise PlanError(_mismatch(plan, coupling, what))
     for path in plan.layers:
-        if path not in keep_all.layers:
+        if path not in expected:
             raise PlanError(_mismatch(plan, coupling, f"the plan has layer '{path}', the model does not"))
     _require_consistent(plan, coupling)
 
 
 def _require_consistent(plan: Plan, coupling: Coupling) -> None:
-    """Coupled channels live or die together, so all layers must say the same of each; frozen ones live."""
+    """Coupled channels live or die together, in one order, so all layers must say the same of each."""
+    tensors = [
+        (f"'{node.layer}'", side, ids, index)
+        for node, ins, outs in _planned(coupling)
+        for side, all_ids, all_index in (
+            ("input", ins, plan[node.layer].in_index),
+            ("output", outs, plan[node.layer].out_index),
+        )
+        for ids, index in zip(all_ids, all_index, strict=True)
+    ]
+    alive = _require_one_choice(tensors, coupling)
+    _require_one_order(tensors, coupling, alive)
+    _require_needs(coupling, alive)
+
+
+def _require_one_choice(tensors: Sequence[_Tensor], coupling: Coupling) -> np.ndarray:
+    """bool[channels], which are kept; frozen ones must be, dead ones must not."""
     frozen = np.array([m.frozen for m in coupling.masks], bool)[coupling.mask_of]
+    dead = np.array([m.dead for m in coupling.masks], bool)[coupling.mask_of]
     decided: dict[int, tuple[bool, str]] = {
         c: (True, "is an input or output of the model, or frozen") for c in np.flatnonzero(frozen).tolist()
     }
-    for node in coupling.first_calls():
-        layer = plan.layers.get(node.layer)
-        if layer is None:
-            continue
-        ids = [("input", x.ids) for x in coupling.inputs[node.name]]
-        ids += [("output", x.ids) for x in coupling.specs[node.name].outputs]
-        for (side, channels), index in zip(ids, (*layer.in_index, *layer.out_index), strict=True):
-            if list(index) != sorted(index):
+    decided |= {c: (False, "is nothing but zeros") for c in np.flatnonzero(dead).tolist()}
+    for layer, side, channels, index in tensors:
+        kept = np.zeros(len(channels), bool)
+        kept[list(index)] = True
+        for position, (channel, keeps) in enumerate(zip(channels.tolist(), kept.tolist(), strict=True)):
+            before, why = decided.setdefault(channel, (keeps, f"{layer} {_verb(keeps)}"))
+            if before != keeps:
                 raise PlanError(
-                    f"The plan reorders the channels of layer '{node.layer}' ({side}); they must keep their order."
+                    f"The plan contradicts itself: layer {layer} {_verb(keeps)} channel {position} of its {side}, "
+                    f"which {why}."
                 )
-            kept = np.zeros(len(channels), bool)
-            kept[list(index)] = True
-            for position, (channel, keeps) in enumerate(zip(channels.tolist(), kept.tolist(), strict=True)):
-                before, why = decided.setdefault(channel, (keeps, f"'{node.layer}' {_verb(keeps)}"))
-                if before != keeps:
-                    raise PlanError(
-                        f"The plan contradicts itself: layer '{node.layer}' {_verb(keeps)} channel {position} of its "
-                        f"{side}, which {why}."
-                    )
+    return np.array([decided.get(c, (True, ""))[0] for c in range(len(frozen))], bool)
+
+
+def _require_one_order(tensors: Sequence[_Tensor], coupling: Coupling, alive: np.ndarray) -> None:
+    free = free_masks(coupling)
+    rows: dict[int, tuple[int, ...]] = {}
+    for layer, side, channels, index in tensors:
+        kept = channels[list(index)]
+        for mask in np.unique(coupling.mask_of[kept]).tolist():
+            held = kept[coupling.mask_of[kept] == mask].tolist()
+            rows.setdefault(mask, tuple(dict.fromkeys(held if free[mask] else sorted(held))))
+        if arranged(coupling, channels, alive, rows) != tuple(index):
+            raise PlanError(
+                f"The plan puts the channels of layer {layer} ({side}) into another order than the layers around it, "
+                "or into one that this layer cannot have."
+            )
+
+
+def _require_needs(coupling: Coupling, alive: np.ndarray) -> None:
+    """What a sum keeps some operand must bring, and what only sums read one must keep."""
+    keep = [np.zeros(m.size, bool) for m in coupling.masks]
+    for channel in np.flatnonzero(alive).tolist():
+        keep[coupling.mask_of[channel]][coupling.position[channel]] = True
+    for need in coupling.needs:
+        met = np.any([keep[mask][index] for mask, index in need.sources], axis=0)
+        alone = need.index[keep[need.mask][need.index] & ~met]
+        if len(alone):
+            names = " or ".join(coupling.masks[mask].name for mask, _ in need.sources)
+            raise PlanError(
+                f"The plan keeps channel {alone[0]} of '{coupling.masks[need.mask].name}' without that of {names}, "
+                "so an addition would have nothing to add, or a layer would compute it for nothing."
+            )
 
 
 def _verb(keeps: bool) -> str:

@@ -1,25 +1,29 @@
 """Builds models: the smaller one of a plan, and the masked original it must equal.
 
 The law: `rebuild(model, plan)` equals `masked(model, plan)`, the original in which dropped channels are zeroed in the
-kernels of their consumers. (Zeroing them in their producers is not the same: a batch norm's shift revives them.)
+kernels of their consumers, and where they enter an addition whose sum has channels of its own. (Zeroing them in their
+producers is not the same: a batch norm's shift revives them.)
 """
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_qcqp import graph, keras_graph
-from keras_qcqp.channels import Axis, Spec, substitute
+from keras_qcqp.channels import Axis, Lookup, Spec, substitute
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.errors import ModelError, PlanError
 from keras_qcqp.plan import LayerPlan, Plan, require_match
+from keras_qcqp.realign import Adapter, aligned, zeroed
 
 Values = dict[str, dict[str, np.ndarray]]
+Edits = Mapping[str, Mapping[str, Any]]
 
 
 def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
@@ -37,9 +41,10 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
     values = keras_graph.weight_values(model)
     for path, layer_plan in plan.layers.items():
         values[path] = _sliced(values[path], specs[path], layer_plan)
-    edits = {path: _edited(specs[path], p) for path, p in plan.layers.items()}
+    edits = {path: _edited(specs[path].config, p) for path, p in plan.layers.items()}
+    arguments = {path: _edited(specs[path].arguments, p) for path, p in plan.layers.items()}
     try:
-        return _build(model, edits, values)
+        return _build(model, values, _Copier(edits, arguments, _adapters(coupling, plan, aligned)))
     except ValueError as error:
         if isinstance(error, ModelError):
             raise
@@ -49,13 +54,13 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
 def _checked_coupling(model: keras.Model, plan: Plan) -> Coupling:
     if not isinstance(plan, Plan):
         raise PlanError(f"A Plan was expected, got {type(plan).__name__}. Read one with Plan.load or Plan.from_json.")
-    coupling = couple(graph.read(model))
+    coupling = couple(graph.read(model), residual=plan.residual)
     require_match(plan, coupling)
     return coupling
 
 
 def masked(model: keras.Model, plan: Plan) -> keras.Model:
-    """A copy of the model, same size, with dropped channels zeroed in the kernels that read them.
+    """A copy of the model, same size, with dropped channels zeroed in the kernels and union additions that read them.
 
     Raises:
         ModelError, PlanError: as `rebuild`.
@@ -70,7 +75,18 @@ def masked(model: keras.Model, plan: Plan) -> keras.Model:
             reads = [number for number, axis in enumerate(axes) if axis is not None and axis.side == "in"]
             if reads and len([a for a in axes if a is not None]) > 1:  # a kernel that mixes
                 values[node.layer][name] = _zeroed(values[node.layer][name], reads[0], axes[reads[0]], layer_plan)
-    return _build(model, {}, values)
+    return _build(model, values, _Copier({}, {}, _adapters(coupling, plan, zeroed)))
+
+
+def _adapters(coupling: Coupling, plan: Plan, make: Callable[..., Adapter]) -> dict[str, list[Adapter]]:
+    """Path of each union addition -> what to do to each of its operands before they are added."""
+    nodes = {node.name: node for node in coupling.graph.nodes}
+    found = {}
+    for join in coupling.joins:
+        node = nodes[join.node]
+        axes = [x.axis for x in coupling.inputs[join.node]]
+        found[node.layer] = [make(plan[node.layer], operand, axis) for operand, axis in enumerate(axes)]
+    return found
 
 
 def _select(axis: Axis, plan: LayerPlan) -> np.ndarray:
@@ -78,9 +94,14 @@ def _select(axis: Axis, plan: LayerPlan) -> np.ndarray:
     return axis.select(np.asarray(index[axis.port], np.int64), size[axis.port])
 
 
-def _edited(spec: Spec, plan: LayerPlan) -> dict[str, Any]:
-    """Configuration entries with the new widths in them."""
-    return {key: substitute(value, lambda axis: len(_select(axis, plan))) for key, value in spec.config.items()}
+def _edited(entries: Mapping[str, Any], plan: LayerPlan) -> dict[str, Any]:
+    """Configuration entries or call arguments with the new widths and places in them."""
+    return {
+        key: value.renumber(plan.in_index[0], plan.out_index[0])
+        if isinstance(value, Lookup)
+        else substitute(value, lambda axis: len(_select(axis, plan)))
+        for key, value in entries.items()
+    }
 
 
 def _sliced(values: Mapping[str, np.ndarray], spec: Spec, plan: LayerPlan) -> dict[str, np.ndarray]:
@@ -102,11 +123,13 @@ def _zeroed(value: np.ndarray, number: int, axis: Axis | None, plan: LayerPlan) 
     return np.where(kept.reshape(shape), value, np.zeros((), value.dtype))
 
 
-def _build(model: keras.Model, edits: Mapping[str, Mapping[str, Any]], values: Values) -> keras.Model:
-    """Copies a model with edited layer configurations and the given weights."""
-    clone = _Copier(edits).model(model, "", None)
-    for path, layer in keras_graph.layers_by_path(clone).items():
-        for value, variable in zip(values[path].values(), keras_graph.named_weights(layer).values(), strict=True):
+def _build(model: keras.Model, values: Values, copier: _Copier) -> keras.Model:
+    """Copies a model and sets the given weights."""
+    clone = copier.model(model, "", None)
+    clone_layers = keras_graph.layers_by_path(clone)
+    for path, named in values.items():
+        layer = clone_layers[path]
+        for value, variable in zip(named.values(), keras_graph.named_weights(layer).values(), strict=True):
             variable.assign(value)  # in Keras' order; names may be automatic
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
@@ -118,8 +141,8 @@ def _build(model: keras.Model, edits: Mapping[str, Mapping[str, Any]], values: V
 class _Copier:
     """Replays a model's calls on copies of its layers, nested models included."""
 
-    def __init__(self, edits: Mapping[str, Mapping[str, Any]]) -> None:
-        self._edits = edits
+    def __init__(self, edits: Edits, arguments: Edits, adapters: Mapping[str, Sequence[Adapter]]) -> None:
+        self._edits, self._arguments, self._adapters = edits, arguments, adapters
         self._copies: dict[int, Any] = {}  # an object used twice is copied once
 
     def model(self, model: keras.Model, prefix: str, entries: list[Any] | None) -> keras.Model:
@@ -134,9 +157,10 @@ class _Copier:
             entry = tensors[id(functional.inputs[0])]
             layers = self._sequential(model, prefix, entry)
             return keras.Sequential([entry, *layers], name=model.name)
+        names = {node.operation.name for node in keras_graph.calls(functional)}
         for node in keras_graph.calls(functional):
             if id(node.outputs[0]) not in tensors:
-                self._replay(node, prefix, tensors)
+                self._replay(node, prefix, tensors, names)
         inputs, outputs = keras_graph.structures(functional)
         swap = lambda x: tensors[id(x)]  # noqa: E731
         return keras.Model(
@@ -150,11 +174,19 @@ class _Copier:
             x = layers[-1](x)
         return layers
 
-    def _replay(self, node: Any, prefix: str, tensors: dict[int, Any]) -> None:
+    def _replay(self, node: Any, prefix: str, tensors: dict[int, Any], names: set[str]) -> None:
         inner = keras_graph.as_functional(node.operation)
         entries = node.input_tensors if inner is None else keras_graph.entering(node, inner)
         operation = self._operation(node.operation, prefix, [tensors[id(x)] for x in entries])
-        args, kwargs = node.arguments.fill_in(tensors)
+        path = f"{prefix}{node.operation.name}"
+        given = {id(x): tensors[id(x)] for x in node.arguments.keras_tensors}
+        for k, (x, adapt) in enumerate(zip(node.arguments.keras_tensors, self._adapters.get(path, ()), strict=False)):
+            given[id(x)] = adapt(tensors[id(x)], _unused(f"{node.operation.name}_align_{k}", names))
+        args, kwargs = node.arguments.fill_in(given)
+        if self._arguments.get(path):
+            bound = inspect.signature(node.operation.call).bind(*args, **kwargs)
+            bound.arguments.update(self._arguments[path])
+            args, kwargs = bound.args, bound.kwargs
         if (
             inner is not None
             and isinstance(args and args[0], dict)
@@ -181,6 +213,14 @@ class _Copier:
         if not isinstance(operation, keras.layers.Layer) and not edits:
             return keras_graph.copy_operation(operation)  # its arguments need not be serialisable
         return _from_config(operation, path, edits)
+
+
+def _unused(name: str, names: set[str]) -> str:
+    """A name that begins like no other; pruning a pruned model meets its own alignments again."""
+    while any(other.startswith(name) for other in names):
+        name += "x"
+    names.add(name)
+    return name
 
 
 def _entry_shape(old: keras_graph.Shape, given: keras_graph.Shape) -> keras_graph.Shape:
@@ -221,11 +261,12 @@ def _custom_objects(holder: Any) -> dict[str, Any]:
 def _copy_trainable(model: keras.Model, clone: keras.Model) -> None:
     """Flags and dtype policies of containers; outer flags first, since setting one sets all below it."""
     clone.trainable, clone.dtype_policy = model.trainable, model.dtype_policy
-    for old, new in zip(model.layers, clone.layers, strict=True):
+    copies = {layer.name: layer for layer in clone.layers}  # their order may differ where operands were aligned
+    for old in model.layers:
         if keras_graph.as_functional(old) is not None:
-            _copy_trainable(old, new)
+            _copy_trainable(old, copies[old.name])
         else:
-            new.trainable = old.trainable
+            copies[old.name].trainable = old.trainable
 
 
 def _copy_compile(model: keras.Model, clone: keras.Model) -> None:

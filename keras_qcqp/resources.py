@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import keras
 import numpy as np
@@ -68,6 +68,23 @@ def _activations(coupling: Coupling) -> Iterator[Term]:
                 raise BudgetError(_unknown_size(node, "activation_bytes"))
             factors = (channels.ids,) if len(channels) else ()
             yield Term(node, math.prod(known) * item_bytes(tensor.dtype), factors)
+    yield from _alignments(coupling)
+
+
+def _alignments(coupling: Coupling) -> Iterator[Term]:
+    """At most what bringing an operand to the channels of its sum writes: all of it, a channel of zeros, and the sum.
+
+    How much it really is depends on the order of the channels, which is chosen after the selection.
+    """
+    nodes = {node.name: node for node in coupling.graph.nodes}
+    for join in coupling.joins:
+        node, total = nodes[join.node], coupling.specs[join.node].outputs[0].ids
+        for tensor, x in zip(node.inputs, coupling.inputs[join.node], strict=True):
+            sizes = [size for axis, size in enumerate(tensor.shape) if axis not in (0, x.axis)]
+            if None in sizes:
+                raise BudgetError(_unknown_size(node, "activation_bytes"))
+            each = math.prod(s for s in sizes if s is not None) * item_bytes(tensor.dtype)
+            yield from (Term(node, each, factors) for factors in ((x.ids,), (), (total,)))
 
 
 def _unknown_size(node: Node, resource: str) -> str:
@@ -87,7 +104,8 @@ COUNTERS: Mapping[str, tuple[str, Counter]] = {
 
 macs: multiply-accumulates of convolutions and Dense layers for one sample, every kernel position counted, borders
 included. params: all variables, as `model.count_params()`. weight_bytes: their bytes in the model's own dtypes.
-activation_bytes: the output of every layer call, network inputs included, for one sample.
+activation_bytes: the output of every layer call, network inputs included, for one sample; with union residuals an upper
+bound, since what aligns the operands of an addition depends on the order of their channels.
 """
 
 
@@ -98,9 +116,14 @@ def resource(coupling: Coupling, name: str) -> Resource:
         BudgetError: a spatial size is unknown, so the resource cannot be counted.
     """
     unit, counter = COUNTERS[name]
+    return polynomial(coupling, name, unit, counter(coupling))
+
+
+def polynomial(coupling: Coupling, name: str, unit: str, terms: Iterable[Term]) -> Resource:
+    """The sum of terms over channels as one over the counts of masks."""
     constant, linear, quadratic = 0, dict[int, int](), dict[tuple[int, int], int]()
-    for term in counter(coupling):
-        counts = [_multiplicities(coupling, ids) for ids in term.factors]
+    for term in terms:
+        counts = [multiplicities(coupling, ids) for ids in term.factors]
         if not counts:
             constant += term.coefficient
         elif len(counts) == 1:
@@ -114,7 +137,7 @@ def resource(coupling: Coupling, name: str) -> Resource:
     return Resource(name, unit, constant, linear, quadratic)
 
 
-def _multiplicities(coupling: Coupling, ids: np.ndarray) -> dict[int, int]:
+def multiplicities(coupling: Coupling, ids: np.ndarray) -> dict[int, int]:
     """Mask -> how often each of its channels appears among `ids` (the same for all, by construction)."""
     masks, total = np.unique(coupling.mask_of[ids], return_counts=True)
     found = {}

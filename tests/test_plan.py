@@ -285,5 +285,8 @@ def test_a_plan_that_reorders_channels_is_refused(plan, chain):
     """One layer in another order than its neighbours would be a wrong model."""
     turned = changed(plan, "b_conv", in_index=(plan["b_conv"].in_index[0][::-1],))
     assert_refused(
-        turned, chain, "The plan reorders the channels of layer 'b_conv' (input); they must keep their order."
+        turned,
+        chain,
+        "The plan puts the channels of layer 'b_conv' (input) into another order than the layers around it, "
+        "or into one that this layer cannot have.",
     )

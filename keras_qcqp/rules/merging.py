@@ -13,13 +13,30 @@ from keras_qcqp.graph import Shape
 
 def merge(call: Call) -> Spec:
     """The element-wise merging layers; lower ranks get axes of size 1 after the batch axis."""
+    return Spec((tie_broadcast(call, *_aligned(call)),))
+
+
+def add(call: Call) -> Spec:
+    """Merging layers that are zero in a channel in which all operands are zero: the sum may have a set of its own."""
+    return Spec((sum_broadcast(call, *_aligned(call)),))
+
+
+def _aligned(call: Call) -> tuple[list[Shape], list[Channels]]:
     rank = max(len(t.shape) for t in call.node.inputs)
     shapes, channels = [], []
     for tensor, x in zip(call.node.inputs, call.inputs, strict=True):
         extra = rank - len(tensor.shape)
         shapes.append(tensor.shape[:1] + (1,) * extra + tensor.shape[1:])
         channels.append(Channels(x.ids, x.axis + extra))
-    return Spec((tie_broadcast(call, shapes, channels),))
+    return shapes, channels
+
+
+def sum_broadcast(call: Call, shapes: Sequence[Shape], channels: Sequence[Channels]) -> Channels:
+    """As `tie_broadcast`, but operands that all span the channels of the result are left to `call.add`."""
+    size = call.node.outputs[0].shape[channels[0].axis]
+    if len(channels) > 1 and all(len(x) == size and x.axis == channels[0].axis for x in channels):
+        return call.add(channels)
+    return tie_broadcast(call, shapes, channels)
 
 
 def tie_broadcast(call: Call, shapes: Sequence[Shape], channels: Sequence[Channels]) -> Channels:
@@ -74,6 +91,7 @@ def join(call: Call, axis: int) -> Channels:
 
 _L = keras.layers
 RULES: dict[type, Rule] = {
-    **dict.fromkeys([_L.Add, _L.Subtract, _L.Multiply, _L.Average, _L.Maximum, _L.Minimum], merge),
+    **dict.fromkeys([_L.Add, _L.Subtract, _L.Average], add),
+    **dict.fromkeys([_L.Multiply, _L.Maximum, _L.Minimum], merge),
     _L.Concatenate: concatenate,
 }

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 
 from keras_qcqp.channels import Call, Channels, Frozen, Rule, Spec, normal_axis
-from keras_qcqp.graph import TensorRef
+from keras_qcqp.graph import Shape, TensorRef
+from keras_qcqp.rules import indexing
 from keras_qcqp.rules.elementwise import softmax, unchanged
-from keras_qcqp.rules.merging import join, tie_broadcast
+from keras_qcqp.rules.merging import join, sum_broadcast, tie_broadcast
 from keras_qcqp.rules.shaping import move_axis, reshaped
 
 
@@ -22,13 +23,22 @@ def unary(call: Call) -> Spec:
 
 def binary(call: Call) -> Spec:
     """A function of two values at a time, NumPy broadcasting; the second may be a number."""
+    return Spec((tie_broadcast(call, *_broadcast(call)),))
+
+
+def add(call: Call) -> Spec:
+    """Addition and subtraction of tensors; the second may be a number."""
+    return Spec((sum_broadcast(call, *_broadcast(call)),))
+
+
+def _broadcast(call: Call) -> tuple[list[Shape], list[Channels]]:
     _refuse_arrays(call)
     rank = len(call.node.outputs[0].shape)
     shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in call.node.inputs]
     channels = [
         Channels(x.ids, x.axis + rank - len(t.shape)) for x, t in zip(call.inputs, call.node.inputs, strict=True)
     ]
-    return Spec((tie_broadcast(call, shapes, channels),))
+    return shapes, channels
 
 
 def concatenate(call: Call) -> Spec:
@@ -98,11 +108,13 @@ def _refuse_arrays(call: Call) -> None:
 _UNARY = """Abs Absolute Cast Celu Ceil Clip Cos Elu Erf Exp Expm1 Floor Gelu HardShrink HardSigmoid HardSilu HardTanh
     Identity LeakyRelu Log Log1p LogSigmoid Negative Reciprocal Relu Relu6 Round Rsqrt Selu Sigmoid Sign Silu Sin
     SoftShrink Softplus Softsign SparsePlus Sqrt Square Squareplus Tanh TanhShrink Threshold""".split()
-_BINARY = ["Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power"]
+_BINARY = ["Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power"]
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY, unary),
     **dict.fromkeys(_BINARY, binary),
+    **dict.fromkeys(["Add", "Subtract"], add),
+    **indexing.RULES,
     **dict.fromkeys(["Mean", "Sum", "Max", "Min", "Amax", "Amin"], reduction),
     "Concatenate": concatenate,
     "ExpandDims": expand_dims,

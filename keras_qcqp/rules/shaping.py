@@ -67,6 +67,7 @@ def zero_padding(call: Call) -> Spec:
     out = call.fresh(axis=x.axis)
     end = before + len(x)
     call.tie(out.ids[before:end], x.ids)
+    call.zeros(np.concatenate([out.ids[:before], out.ids[end:]]))
     edited = [tuple(p) for p in padding]
     edited[x.axis - first] = (Out(stop=before), Out(start=end, stop=end + after))
     return Spec((out,), config={"padding": tuple(edited) if len(edited) > 1 else edited[0]})
