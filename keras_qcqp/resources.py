@@ -1,4 +1,4 @@
-"""What a network costs, as exact integer polynomials in the counts of kept channels."""
+"""What a network costs, as exact integer functions of the counts of kept channels."""
 
 from __future__ import annotations
 
@@ -10,44 +10,28 @@ import keras
 import numpy as np
 
 from keras_qcqp.coupling import Coupling, couple
+from keras_qcqp.deployed import file_terms, peak_steps, require_recipe
 from keras_qcqp.errors import BudgetError
-from keras_qcqp.graph import Node, read
-from keras_qcqp.problem import Resource
+from keras_qcqp.graph import read
+from keras_qcqp.problem import Resource, Step
+from keras_qcqp.terms import Term as Term
+from keras_qcqp.terms import item_bytes as item_bytes
+from keras_qcqp.terms import unknown_size
 
-_BYTES = {"bfloat16": 2, "bool": 1, "string": 0}
-
-
-def item_bytes(dtype: str) -> int:
-    """Bytes of one value of a Keras dtype."""
-    return _BYTES[dtype] if dtype in _BYTES else np.dtype(dtype).itemsize
-
-
-@dataclasses.dataclass(frozen=True)
-class Term:
-    """A product: coefficient x the number of live channels along each of `factors` (arrays of channel ids)."""
-
-    node: Node
-    coefficient: int
-    factors: tuple[np.ndarray, ...]
-
-    def value(self, alive: np.ndarray) -> int:
-        """The product when the channels in bool[channels] `alive` are kept."""
-        return self.coefficient * math.prod(int(np.count_nonzero(alive[ids])) for ids in self.factors)
+Counter = Callable[[Coupling, str], Iterable[Term]]
+Moments = tuple[tuple[str, tuple[Term, ...]], ...]
 
 
-Counter = Callable[[Coupling], Iterator[Term]]
-
-
-def _macs(coupling: Coupling) -> Iterator[Term]:
+def _macs(coupling: Coupling, recipe: str) -> Iterator[Term]:
     for node in coupling.graph.nodes:
         for coefficient, axes in coupling.specs[node.name].macs:
             if coefficient is None:
-                raise BudgetError(_unknown_size(node, "macs"))
+                raise BudgetError(unknown_size(node, "macs"))
             yield Term(node, coefficient, tuple(coupling.ids(node, axis) for axis in axes))
 
 
 def _weights(value_of: Callable[[str], int]) -> Counter:
-    def terms(coupling: Coupling) -> Iterator[Term]:
+    def terms(coupling: Coupling, recipe: str) -> Iterator[Term]:
         for node in coupling.first_calls():
             for name, axes in coupling.specs[node.name].weights.items():
                 weight = node.weights[name]
@@ -58,14 +42,14 @@ def _weights(value_of: Callable[[str], int]) -> Counter:
     return terms
 
 
-def _activations(coupling: Coupling) -> Iterator[Term]:
+def _activations(coupling: Coupling, recipe: str) -> Iterator[Term]:
     for node in coupling.graph.nodes:
         for tensor, channels in zip(node.outputs, coupling.specs[node.name].outputs, strict=True):
             followed = channels.axis if len(channels) else None
             sizes = [s for axis, s in enumerate(tensor.shape) if axis not in (0, followed)]
             known = [s for s in sizes if s is not None]
             if len(known) != len(sizes):
-                raise BudgetError(_unknown_size(node, "activation_bytes"))
+                raise BudgetError(unknown_size(node, "activation_bytes"))
             factors = (channels.ids,) if len(channels) else ()
             yield Term(node, math.prod(known) * item_bytes(tensor.dtype), factors)
     yield from _alignments(coupling)
@@ -82,16 +66,13 @@ def _alignments(coupling: Coupling) -> Iterator[Term]:
         for tensor, x in zip(node.inputs, coupling.inputs[join.node], strict=True):
             sizes = [size for axis, size in enumerate(tensor.shape) if axis not in (0, x.axis)]
             if None in sizes:
-                raise BudgetError(_unknown_size(node, "activation_bytes"))
+                raise BudgetError(unknown_size(node, "activation_bytes"))
             each = math.prod(s for s in sizes if s is not None) * item_bytes(tensor.dtype)
             yield from (Term(node, each, factors) for factors in ((x.ids,), (), (total,)))
 
 
-def _unknown_size(node: Node, resource: str) -> str:
-    return (
-        f"'{resource}' cannot be counted: the output of '{node.name}' has unknown size {node.outputs[0].shape}. "
-        "Rebuild the model on a keras.Input with a full shape, or leave this budget out."
-    )
+def _none(coupling: Coupling, recipe: str) -> Iterable[Term]:
+    return ()
 
 
 COUNTERS: Mapping[str, tuple[str, Counter]] = {
@@ -99,24 +80,56 @@ COUNTERS: Mapping[str, tuple[str, Counter]] = {
     "params": ("params", _weights(lambda dtype: 1)),
     "weight_bytes": ("B", _weights(item_bytes)),
     "activation_bytes": ("B", _activations),
+    "peak_bytes": ("B", _none),
+    "tflite_bytes": ("B", file_terms),
 }
 """Resource name -> unit, and the terms that add up to it.
 
 macs: multiply-accumulates of convolutions and Dense layers for one sample, every kernel position counted, borders
 included. params: all variables, as `model.count_params()`. weight_bytes: their bytes in the model's own dtypes.
 activation_bytes: the output of every layer call, network inputs included, for one sample; with union residuals an upper
-bound, since what aligns the operands of an addition depends on the order of their channels.
+bound, since what aligns the operands of an addition depends on the order of their channels. peak_bytes: the most bytes
+of tensors that live at once while the deployed file runs, which is no sum (see `MOMENTS`). tflite_bytes: the size of
+that file, an upper bound.
 """
 
+_Sum = tuple[int, tuple[tuple[int, int], ...]]
 
-def resource(coupling: Coupling, name: str) -> Resource:
-    """The polynomial of one resource.
+MOMENTS: Mapping[str, Callable[[Coupling, str], Moments]] = {"peak_bytes": peak_steps}
+"""Resource name -> for each moment its name and terms; the greatest of their sums is added to the resource."""
+
+
+def resource(coupling: Coupling, name: str, recipe: str = "float32") -> Resource:
+    """The function of the counts of kept channels that is one resource.
+
+    Args:
+        recipe: number format of the deployed file, "float32" or "int8"; only `peak_bytes` and `tflite_bytes` ask.
 
     Raises:
-        BudgetError: a spatial size is unknown, so the resource cannot be counted.
+        BudgetError: a spatial size is unknown, so the resource cannot be counted, or the recipe is unknown.
     """
     unit, counter = COUNTERS[name]
-    return polynomial(coupling, name, unit, counter(coupling))
+    counted = polynomial(coupling, name, unit, counter(coupling, recipe))
+    moments = MOMENTS[name](coupling, recipe) if name in MOMENTS else ()
+    return dataclasses.replace(counted, steps=_steps(coupling, moments))
+
+
+def _steps(coupling: Coupling, moments: Moments) -> tuple[Step, ...]:
+    """Without those that another one exceeds whatever is kept."""
+    sums = [polynomial(coupling, name, "", terms) for name, terms in moments]
+    steps = dict.fromkeys((s.constant, tuple(sorted((m, c) for m, c in s.linear.items() if c))) for s in sums)
+    names = {(s.constant, tuple(sorted((m, c) for m, c in s.linear.items() if c))): s.name for s in reversed(sums)}
+    kept = [
+        Step(names[step], step[0], dict(step[1]))
+        for step in steps
+        if not any(_exceeds(other, step) for other in steps if other != step)
+    ]
+    return tuple(kept)
+
+
+def _exceeds(other: _Sum, step: _Sum) -> bool:
+    coefficients = dict(other[1])
+    return other[0] >= step[0] and all(coefficients.get(mask, 0) >= value for mask, value in step[1])
 
 
 def polynomial(coupling: Coupling, name: str, unit: str, terms: Iterable[Term]) -> Resource:
@@ -148,33 +161,45 @@ def multiplicities(coupling: Coupling, ids: np.ndarray) -> dict[int, int]:
     return found
 
 
-def by_layer(coupling: Coupling, name: str, alive: np.ndarray) -> dict[str, int]:
-    """Layer path -> its share of a resource when the channels in bool[channels] `alive` are kept."""
+def by_layer(coupling: Coupling, name: str, alive: np.ndarray, recipe: str = "float32") -> dict[str, int]:
+    """Layer path -> its share of a resource when the channels in bool[channels] `alive` are kept.
+
+    Of a peak, the share of each tensor that lives when it is reached.
+    """
+    terms = COUNTERS[name][1](coupling, recipe)
+    if name in MOMENTS:
+        moments = (terms for _, terms in MOMENTS[name](coupling, recipe))
+        terms = max(moments, key=lambda terms: sum(term.value(alive) for term in terms), default=())
     shares: dict[str, int] = {}
-    for term in COUNTERS[name][1](coupling):
+    for term in terms:
         shares[term.node.layer] = shares.get(term.node.layer, 0) + term.value(alive)
     return shares
 
 
-def count_all(coupling: Coupling) -> tuple[Resource, ...]:
-    """Every resource that can be counted for this model."""
+def count_all(coupling: Coupling, recipe: str = "float32") -> tuple[Resource, ...]:
+    """Every resource that can be counted for this model, deployed in the number format `recipe`."""
     found = []
     for name in COUNTERS:
         try:
-            found.append(resource(coupling, name))
+            found.append(resource(coupling, name, recipe))
         except BudgetError:
             continue  # asked for by a budget, `resource` says why; merely for the report, it is left out
     return tuple(found)
 
 
-def measure(model: keras.Model) -> dict[str, int]:
-    """What a model costs as it stands: resource name -> value (macs, params, weight_bytes, activation_bytes).
+def measure(model: keras.Model, recipe: str = "float32") -> dict[str, int]:
+    """What a model costs as it stands: resource name -> value, for each resource in `COUNTERS`.
 
     Resources that need sizes the model does not have (a free image size) are left out.
 
+    Args:
+        recipe: number format of the deployed file, "float32" or "int8".
+
     Raises:
         ModelError: the model cannot be read.
+        BudgetError: the recipe is unknown.
     """
+    require_recipe(recipe)
     coupling = couple(read(model))
     full = [m.size for m in coupling.masks]
-    return {r.name: r.usage(full) for r in count_all(coupling)}
+    return {r.name: r.usage(full) for r in count_all(coupling, recipe)}
