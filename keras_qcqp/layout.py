@@ -27,8 +27,12 @@ Rows = Mapping[int, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pair:
-    """An operand and its sum, each holding one free mask: masks, and which of their kept channels meet."""
+class Pair:
+    """An operand and its sum, each holding one free mask: the masks, and which of their kept channels meet.
+
+    Attributes:
+        weight: bytes of one channel.
+    """
 
     operand: int
     total: int
@@ -47,10 +51,15 @@ def best_order(coupling: Coupling, alive: np.ndarray) -> Rows:
     for component in _components(pairs):
         masks = sorted({m for p in component for m in (p.operand, p.total)})
         old = {m: tuple(np.flatnonzero(alive & (coupling.mask_of == m)).tolist()) for m in masks}
-        found: list[Rows] = [old, *_proposals(component, old)]
-        costs = [_cost(component, order) for order in found]
-        rows.update(found[costs.index(min(costs))])
+        rows.update(ordered(component, old))
     return {m: row for m, row in rows.items() if list(row) != sorted(row)}
+
+
+def ordered(pairs: Sequence[Pair], old: Rows) -> Rows:
+    """The best order found for masks that hang together; the old one where none is better."""
+    found: list[Rows] = [old, *_proposals(pairs, old)]
+    costs = [cost(pairs, rows) for rows in found]
+    return found[costs.index(min(costs))]
 
 
 def arranged(coupling: Coupling, ids: np.ndarray, alive: np.ndarray, rows: Rows) -> tuple[int, ...]:
@@ -91,7 +100,7 @@ def _in_one_order(positions: np.ndarray, size: int) -> bool:
     return np.array_equal(positions, np.tile(np.repeat(np.arange(size), repeat), times // repeat))
 
 
-def _pairs(coupling: Coupling, alive: np.ndarray) -> list[_Pair]:
+def _pairs(coupling: Coupling, alive: np.ndarray) -> list[Pair]:
     free = free_masks(coupling) if coupling.joins else np.zeros(0, bool)
     nodes = {node.name: node for node in coupling.graph.nodes}
     pairs = []
@@ -103,7 +112,7 @@ def _pairs(coupling: Coupling, alive: np.ndarray) -> list[_Pair]:
             if None not in masks and masks[0] != masks[1]:
                 links = tuple(zip(x.ids[both].tolist(), total[both].tolist(), strict=True))
                 weight = bytes_per_channel(tensor.shape, x.axis, tensor.dtype) or 1
-                pairs.append(_Pair(int(masks[0] or 0), int(masks[1] or 0), links, weight))
+                pairs.append(Pair(int(masks[0] or 0), int(masks[1] or 0), links, weight))
     return pairs
 
 
@@ -114,31 +123,31 @@ def _only_mask(coupling: Coupling, kept: np.ndarray, free: np.ndarray) -> int | 
     return int(masks[0]) if whole else None
 
 
-def _components(pairs: Sequence[_Pair]) -> list[list[_Pair]]:
+def _components(pairs: Sequence[Pair]) -> list[list[Pair]]:
     if not pairs:
         return []
     ends = np.array([(p.operand, p.total) for p in pairs])
     root = resolve(int(ends.max()) + 1, [(ends[:, 0], ends[:, 1])])
-    groups: dict[int, list[_Pair]] = {}
+    groups: dict[int, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(int(root[pair.total]), []).append(pair)
     return list(groups.values())
 
 
-def _cost(pairs: Sequence[_Pair], rows: Rows) -> tuple[int, int, int]:
+def cost(pairs: Sequence[Pair], rows: Rows) -> tuple[int, int, int]:
     """Gathers, the bytes they write, and the bytes all alignments write."""
     moves = [(_move(pair, rows), pair.weight) for pair in pairs]
     gathers = [step.written * weight for step, weight in moves if step.kind == "gather"]
     return len(gathers), sum(gathers), sum(step.written * weight for step, weight in moves)
 
 
-def _move(pair: _Pair, rows: Rows) -> Move:
+def _move(pair: Pair, rows: Rows) -> Move:
     origin = {total: operand for operand, total in pair.links}
     wanted = [origin.get(channel, -1) for channel in rows[pair.total]]
     return move(source_of(rows[pair.operand], wanted), len(rows[pair.operand]))
 
 
-def _proposals(pairs: Sequence[_Pair], old: Rows) -> list[Rows]:
+def _proposals(pairs: Sequence[Pair], old: Rows) -> list[Rows]:
     """Orders found by going through the pairs in several ways."""
     blocks = _blocks(pairs, old)
     forest = _forest(pairs)
@@ -149,7 +158,7 @@ def _proposals(pairs: Sequence[_Pair], old: Rows) -> list[Rows]:
     return found
 
 
-def _blocks(pairs: Sequence[_Pair], old: Rows) -> dict[int, dict[int, tuple[int, ...]]]:
+def _blocks(pairs: Sequence[Pair], old: Rows) -> dict[int, dict[int, tuple[int, ...]]]:
     """Mask -> block -> its channels there. A block is a set of streams of linked channels that live in the same masks:
 
     they can stand side by side everywhere, so that only the order of blocks is looked for.
@@ -173,7 +182,7 @@ def _blocks(pairs: Sequence[_Pair], old: Rows) -> dict[int, dict[int, tuple[int,
     return found
 
 
-def _forest(pairs: Sequence[_Pair]) -> list[_Pair]:
+def _forest(pairs: Sequence[Pair]) -> list[Pair]:
     """The heaviest pairs that close no circle."""
     parent: dict[int, int] = {}
 
@@ -194,7 +203,7 @@ def _forest(pairs: Sequence[_Pair]) -> list[_Pair]:
 class _Layouter:
     """Orders the blocks of every mask of a forest: trees grow from the leaves to the root, orders go back down."""
 
-    def __init__(self, forest: Sequence[_Pair], blocks: Mapping[int, Leaves], heavy_first: bool) -> None:
+    def __init__(self, forest: Sequence[Pair], blocks: Mapping[int, Leaves], heavy_first: bool) -> None:
         self._blocks, self._trees = blocks, dict[int, Tree]()
         self._children: dict[int, list[int]] = {m: [] for m in blocks}
         self._neighbours: dict[int, list[int]] = {m: [] for m in blocks}

@@ -62,7 +62,7 @@ def _root_p(tree: Tree, together: Leaves) -> Tree | None:
 
 
 def _root_q(tree: Tree, together: Leaves) -> Tree | None:
-    touched = [place for place, child in enumerate(tree.children) if child.leaves & together]
+    touched = [place for place, child in enumerate(tree.children) if not child.leaves.isdisjoint(together)]
     first, last = touched[0], touched[-1]
     if any(not tree.children[place].leaves <= together for place in range(first + 1, last)):
         return None
@@ -75,7 +75,7 @@ def _root_q(tree: Tree, together: Leaves) -> Tree | None:
 
 def _empty_to_full(tree: Tree, together: Leaves) -> list[Tree] | None:
     """The tree as a row with all of `together` at its right end; None when that cannot be."""
-    if tree.leaves <= together or not tree.leaves & together:
+    if tree.leaves <= together or tree.leaves.isdisjoint(together):
         return [tree]
     if tree.kind == "P":
         empty, full, partial = _sorted_children(tree, together)
@@ -84,7 +84,7 @@ def _empty_to_full(tree: Tree, together: Leaves) -> list[Tree] | None:
         middle = _empty_to_full(partial[0], together) if partial else []
         return None if middle is None else [*_grouped(empty), *middle, *_grouped(full)]
     for children in (tree.children, tree.children[::-1]):
-        touched = next(place for place, child in enumerate(children) if child.leaves & together)
+        touched = next(place for place, child in enumerate(children) if not child.leaves.isdisjoint(together))
         if all(child.leaves <= together for child in children[touched + 1 :]):
             turning = _empty_to_full(children[touched], together)
             return None if turning is None else [*children[:touched], *turning, *children[touched + 1 :]]
@@ -92,9 +92,14 @@ def _empty_to_full(tree: Tree, together: Leaves) -> list[Tree] | None:
 
 
 def _sorted_children(tree: Tree, together: Leaves) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    empty = [c for c in tree.children if not c.leaves & together]
-    full = [c for c in tree.children if c.leaves <= together]
-    partial = [c for c in tree.children if c.leaves & together and not c.leaves <= together]
+    empty: list[Tree] = []
+    full: list[Tree] = []
+    partial: list[Tree] = []
+    for child in tree.children:
+        if child.leaves <= together:
+            full.append(child)
+        else:
+            (empty if child.leaves.isdisjoint(together) else partial).append(child)
     return empty, full, partial
 
 
@@ -113,7 +118,7 @@ def restrict(tree: Tree, part: Leaves) -> Tree:
     """The orders that the tree allows for `part`, a non-empty part of its leaves."""
     if tree.leaves <= part:
         return tree
-    return _node(tree.kind, [restrict(c, part) for c in tree.children if c.leaves & part])
+    return _node(tree.kind, [restrict(c, part) for c in tree.children if not c.leaves.isdisjoint(part)])
 
 
 def sets(tree: Tree) -> Iterator[Leaves]:
@@ -150,7 +155,18 @@ def frontier_with(tree: Tree, row: Sequence[int]) -> list[int]:
     """An order of the tree in which `row`, contiguous in all of them and in an order the tree allows, is as given."""
     if len(row) < 2:
         return frontier(tree)
-    placed = intersect(tree, fixed_order(row))
-    assert placed is not None, "the tree allows this row"
-    found = frontier(placed)
+    found = frontier(_with_row(tree, row, frozenset(row)))
     return found if found.index(row[0]) < found.index(row[-1]) else found[::-1]
+
+
+def _with_row(tree: Tree, row: Sequence[int], part: Leaves) -> Tree:
+    """The tree with the subtree, or the neighbouring children of a Q node, that hold `part` replaced by the row."""
+    if tree.leaves == part:
+        return fixed_order(row)
+    held = [place for place, child in enumerate(tree.children) if not child.leaves.isdisjoint(part)]
+    first, last = held[0], held[-1]
+    if first == last:
+        inside = [_with_row(tree.children[first], row, part)]
+    else:
+        inside = [leaf(n) for n in (row if row[0] in tree.children[first].leaves else row[::-1])]
+    return _node(tree.kind, [*tree.children[:first], *inside, *tree.children[last + 1 :]])

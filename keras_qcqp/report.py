@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_qcqp import resources
-from keras_qcqp.budget import Budget, resource_of
+from keras_qcqp.alignment import Alignment, alignments
+from keras_qcqp.budget import Budget
 from keras_qcqp.coupling import Coupling, FrozenLayer
 from keras_qcqp.errors import BudgetError
+from keras_qcqp.moves import KINDS
+from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.problem import Problem, Solution
 
 _LAYER_RESOURCES = ("macs", "params")
@@ -51,6 +55,7 @@ class Report:
     Attributes:
         asked: the budget as the user wrote it.
         uncounted: layers with weights whose MACs no rule counts.
+        alignments: what every operand of a union addition needs at run time; empty for tied residuals.
     """
 
     model: str
@@ -60,6 +65,7 @@ class Report:
     frozen: tuple[FrozenLayer, ...]
     uncounted: tuple[str, ...]
     solution: str
+    alignments: tuple[Alignment, ...] = ()
 
     def to_json(self) -> str:
         """All fields as JSON."""
@@ -74,15 +80,26 @@ class Report:
             parts += [f"  {f.node} ({f.kind}), {f.num_channels} channels: {f.reason}" for f in self.frozen]
         else:
             parts.append("frozen: nothing but the network's inputs and outputs")
+        if self.alignments:
+            parts.append(_alignment_line(self.alignments))
         if self.uncounted:
             parts.append(f"MACs not counted for: {', '.join(self.uncounted)}")
         return "\n".join(parts)
 
 
 def make_report(
-    coupling: Coupling, problem: Problem, original: Mapping[str, int], solution: Solution, asked: Budget
+    coupling: Coupling,
+    problem: Problem,
+    original: Mapping[str, int],
+    solution: Solution,
+    asked: Budget,
+    plan: Plan | None = None,
 ) -> Report:
-    """Tells the story of one prune."""
+    """Tells the story of one prune.
+
+    Args:
+        plan: the plan of the solution; made anew where it is not at hand.
+    """
     full = np.ones(len(coupling.mask_of), bool)
     alive = coupling.alive(solution.keep)
     shares = {name: _shares(coupling, name, full, alive) for name in _LAYER_RESOURCES}
@@ -107,7 +124,18 @@ def make_report(
         uncounted=_uncounted(coupling, asked),
         solution=f"{solution.status}, objective {solution.objective:.6g}, bound {solution.bound:.6g}, "
         f"gap {solution.gap:.2%}, seed {solution.seed}",
+        alignments=alignments(coupling, plan or plan_from(coupling, solution.keep)),
     )
+
+
+def _alignment_line(found: Sequence[Alignment]) -> str:
+    """How the operands of union additions are brought to the channels of their sums."""
+    times = collections.Counter(a.kind for a in found)
+    kinds = ", ".join(f"{times[kind]} {kind}" for kind in KINDS if times[kind])
+    written = [a.bytes for a in found]
+    size = "an unknown number of" if None in written else f"{sum(b for b in written if b is not None):,}"
+    sums = len({a.node for a in found})
+    return f"alignments: {len(found)} operands of {sums} additions: {kinds}; they write {size} B for one sample"
 
 
 def _shares(coupling: Coupling, name: str, full: np.ndarray, alive: np.ndarray) -> dict[str, tuple[int, int]]:
@@ -120,7 +148,7 @@ def _shares(coupling: Coupling, name: str, full: np.ndarray, alive: np.ndarray) 
 
 def _uncounted(coupling: Coupling, asked: Budget) -> tuple[str, ...]:
     """Layers with a matrix of weights but no MAC count; they matter when MACs are limited."""
-    if "macs" not in {resource_of(name) for name in asked.asked()}:
+    if "macs" not in {limit.resource for limit in asked.asked()}:
         return ()
     return tuple(
         node.layer

@@ -90,6 +90,35 @@ def option_a() -> keras.Model:
     return keras.Model(image, L.Dense(5, name="head")(x), name="option_a")
 
 
+def residual_stage() -> keras.Model:
+    """stem -> [bn relu conv conv, 1x1 conv] added to the stem -> relu -> two more residual blocks -> mean -> dense"""
+    image = keras.Input((8, 8, 3), name="image")
+    x = conv_bn(image, 10, "stem")
+    y = conv_bn(conv_bn(x, 5, "a1"), 10, "a2", activation="linear")
+    x = L.Add(name="sum_a")([x, y, L.Conv2D(10, 1, name="side")(x)])
+    for block in "bc":
+        y = conv_bn(conv_bn(x, 6, f"{block}1"), 10, f"{block}2", activation="linear")
+        x = L.ReLU(name=f"sum_{block}_act")(L.Add(name=f"sum_{block}")([x, y]))
+    x = L.GlobalAveragePooling2D(name="mean")(x)
+    return keras.Model(image, L.Dense(5, name="head")(x), name="residual_stage")
+
+
+def option_a_forms() -> keras.Model:
+    """Twice as many channels by a strided slice and ops.pad, then by zeros_like of slices at both sides"""
+    ops = keras.ops
+    image = keras.Input((8, 8, 3), name="image")
+    x = conv_bn(image, 6, "stem")
+    y = conv_bn(x, 12, "a", strides=2, activation="linear")
+    x = L.ReLU(name="act_a")(y + ops.pad(x[:, ::2, ::2, :], ((0, 0), (0, 0), (0, 0), (2, 4))))
+    y = conv_bn(x, 24, "b", strides=2, activation="linear")
+    x = x[:, ::2, ::2]
+    x = L.Add(name="sum_b")(
+        [L.Concatenate(name="widen")([ops.zeros_like(x[..., :5]), x, ops.zeros_like(x)[..., 5:]]), y]
+    )
+    x = L.GlobalAveragePooling2D(name="mean")(x)
+    return keras.Model(image, L.Dense(5, name="head")(x), name="option_a_forms")
+
+
 def dense_block() -> keras.Model:
     """x0 -> conv -> concat(x0, x1) -> conv -> concat(x0, x1, x2) -> bn relu -> 1x1 conv -> max -> dense"""
     image = keras.Input((8, 8, 3), name="image")
@@ -232,6 +261,8 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
         chain,
         residual,
         option_a,
+        residual_stage,
+        option_a_forms,
         dense_block,
         inverted_residual,
         two_by_two,
@@ -253,6 +284,7 @@ class Generator:
         self._choose, self._count = choose, 0
         self._steps = [self._conv, self._norm, self._residual, self._concat, self._depthwise, self._excite, self._pool]
         self._steps += [self._separable, self._shared, self._operators, self._nested, self._prelu, self._second_input]
+        self._steps += [self._branches, self._option_a]
 
     def build(self) -> keras.Model:
         self._inputs = [keras.Input((8, 8, 1 + self._choose(3)), name="input_0")]
@@ -290,6 +322,23 @@ class Generator:
         y = self._same_size(self._norm(self._same_size(x, self._width())), x.shape[-1])
         merge = (L.Add, L.Subtract, L.Average, L.Maximum, L.Minimum, L.Multiply)[self._choose(6)]
         return merge(name=self._name("merge"))([x, y])
+
+    def _branches(self, x):
+        branches = [x] + [self._same_size(self._norm(x) if self._choose(2) else x, x.shape[-1]) for _ in "ab"]
+        total = L.Add(name=self._name("sum"))(branches[self._choose(2) :])
+        return L.Average(name=self._name("average"))([total, branches[self._choose(3)]]) if self._choose(2) else total
+
+    def _option_a(self, x):
+        """The shortcut has fewer channels: zeros are put around them, as a layer, an operation or a concatenation."""
+        before, after = self._choose(3), 1 + self._choose(3)
+        y = self._same_size(x, before + x.shape[-1] + after)
+        zeros = keras.ops.zeros_like
+        forms = (
+            lambda: L.ZeroPadding2D(((0, 0), (before, after)), data_format="channels_first", name=self._name("pad"))(x),
+            lambda: keras.ops.pad(x, ((0, 0), (0, 0), (0, 0), (before, after))),
+            lambda: keras.ops.concatenate([zeros(y)[..., :before], x, zeros(y)[..., -after:]][not before :], axis=-1),
+        )
+        return L.Add(name=self._name("sum"))([forms[self._choose(3)](), y])
 
     def _concat(self, x):
         return L.Concatenate(name=self._name("concat"))(
