@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from keras_qcqp.channels import In as In
     from keras_qcqp.channels import Out as Out
     from keras_qcqp.channels import Spec as Spec
+    from keras_qcqp.costs import CostModel as CostModel
+    from keras_qcqp.costs import LayerCost as LayerCost
     from keras_qcqp.coupling import Coupling as Coupling
     from keras_qcqp.coupling import couple as couple
     from keras_qcqp.errors import BudgetError as BudgetError
@@ -48,12 +50,14 @@ if TYPE_CHECKING:
     from keras_qcqp.resources import measure as measure
     from keras_qcqp.rules import register_rule as register_rule
     from keras_qcqp.solvers import solve as solve
+    from keras_qcqp.widths import Widths as Widths
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "budget": ["Budget"],
     "channels": ["Axis", "Call", "Channels", "Frozen", "In", "Out", "Spec"],
+    "costs": ["CostModel", "LayerCost"],
     "coupling": ["Coupling", "couple"],
     "errors": """BudgetError FileError FrozenLayerError InfeasibleError ModelError PlanError ProblemError
         QcqpError""".split(),
@@ -66,6 +70,7 @@ _HOMES = {
     "resources": ["measure"],
     "rules": ["register_rule"],
     "solvers": ["solve"],
+    "widths": ["Widths"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

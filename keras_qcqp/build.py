@@ -2,76 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import numbers
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_qcqp import resources
-from keras_qcqp.budget import Budget, resource_of
-from keras_qcqp.coupling import Coupling
-from keras_qcqp.errors import BudgetError
+from keras_qcqp.allowed import allowed_masks
+from keras_qcqp.budget import Budget
+from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.importance.score import Score
-from keras_qcqp.partition import CoupledMask
-from keras_qcqp.problem import Mask, Pair, Problem, Resource
+from keras_qcqp.meter import Meter
+from keras_qcqp.problem import Pair, Problem
+from keras_qcqp.widths import Widths
 
-
-@dataclasses.dataclass(frozen=True)
-class Widths:
-    """Rules for how many channels may stay.
-
-    Attributes:
-        min_keep: at least so many channels of every coupled mask: a count >= 1, or a fraction in (0, 1).
-        multiple: widths are multiples of this, or stay as they are.
-
-    Raises:
-        BudgetError: values out of range.
-    """
-
-    min_keep: float = 0.25
-    multiple: int = 1
-
-    def __post_init__(self) -> None:
-        number = isinstance(self.min_keep, numbers.Real) and not isinstance(self.min_keep, bool)
-        if not number or not self.min_keep > 0 or (self.min_keep > 1 and self.min_keep % 1):
-            raise BudgetError(f"min_keep must be a count >= 1 or a fraction in (0, 1), got {self.min_keep!r}.")
-        if isinstance(self.multiple, bool) or not isinstance(self.multiple, numbers.Integral) or self.multiple < 1:
-            raise BudgetError(f"width_multiple must be an integer >= 1, got {self.multiple!r}.")
-
-    def mask(self, coupled: CoupledMask) -> Mask:
-        """The mask of the program for a coupled set; a frozen one has no freedom."""
-        if coupled.frozen:
-            return Mask(coupled.name, coupled.size, (coupled.size,))
-        width = coupled.size * coupled.multiplicity
-        least = self.min_keep if self.min_keep >= 1 else math.ceil(self.min_keep * width)
-        least = min(coupled.size, max(1, math.ceil(least / coupled.multiplicity)))
-        step = int(self.multiple) // math.gcd(self.multiple, coupled.multiplicity)
-        return Mask.of(coupled.name, coupled.size, least, step)
+_WIDTHS, _METER = Widths(), Meter()
 
 
 def build_problem(
-    coupling: Coupling, scores: Sequence[Score], budget: Budget, widths: Widths = Widths()
+    coupling: Coupling,
+    scores: Sequence[Score],
+    budget: Budget,
+    widths: Widths = _WIDTHS,
+    meter: Meter = _METER,
 ) -> tuple[Problem, dict[str, int]]:
     """The program, and the usage of every resource by the unpruned model.
 
     Raises:
-        BudgetError: a budget asks for a resource that cannot be counted, or is met already.
+        BudgetError: a budget asks for a resource that cannot be counted, or is met already; width rules that speak of
+            no layer or contradict each other.
     """
-    masks = tuple(widths.mask(m) for m in coupling.masks)
-    counted = _resources(coupling, budget)
-    original = {r.name: r.usage([m.size for m in masks]) for r in counted}
+    masks = allowed_masks(coupling, widths)
+    counted = meter.resources(coupling, budget)
+    # Union residuals count alignments that the original does not have: a share of it is one of what it really uses.
+    used = meter.usage(couple(coupling.graph), budget) if coupling.joins else {}
+    original = {r.name: used.get(r.name, r.usage([m.size for m in masks])) for r in counted}
     linear, pairs = _importance(coupling, scores)
-    return Problem(masks, linear, pairs, counted, budget.limits(original)), original
-
-
-def _resources(coupling: Coupling, budget: Budget) -> tuple[Resource, ...]:
-    asked = {resource_of(name) for name in budget.asked()}
-    counted = resources.count_all(coupling)
-    for name in sorted(asked - {r.name for r in counted}):
-        resources.resource(coupling, name)  # raises, naming the layer
-    return counted
+    return Problem(masks, linear, pairs, counted, budget.limits(original), coupling.needs), original
 
 
 def _importance(coupling: Coupling, scores: Sequence[Score]) -> tuple[Mapping[int, np.ndarray], tuple[Pair, ...]]:

@@ -84,9 +84,7 @@ class Coupling:
         return "\n".join(lines)
 
 
-def couple(
-    graph: Graph, strict: bool = False, residual: str = "tied", together: Sequence[Together] = ()
-) -> Coupling:
+def couple(graph: Graph, strict: bool = False, residual: str = "tied", together: Sequence[Together] = ()) -> Coupling:
     """Finds the coupled channels of a graph.
 
     Args:

@@ -4,10 +4,17 @@ Examples:
   python -m keras_qcqp.prune_main --model=in.keras --budget=macs=0.5 --output=out.keras
   python -m keras_qcqp.prune_main --model=in.keras --budget=macs=0.5,params=100000 --output=out.keras \\
       --width_multiple=8 --min_keep=0.25 --plan_output=plan.json --report_output=report.txt
+  python -m keras_qcqp.prune_main --model=in.keras --budget='macs=0.5,stage3/*:params=0.4' --output=out.keras
+  python -m keras_qcqp.prune_main --model=in.keras --budget=tflite_bytes=100000,peak_bytes=0.5 --recipe=int8 \\
+      --residual=auto --output=out.keras
+  python -m keras_qcqp.prune_main --model=in.keras --budget=macs=0.5 --output=out.keras \\
+      --width_multiple='stage1/*=4,*=8' --max_keep='head_conv=64' --frozen='stem*' --together=conv_a,conv_b
   python -m keras_qcqp.prune_main --model=in.keras --plan=plan.json --output=out.keras   # apply a plan again
 
 A budget in (0, 1] is a fraction of the original, above 1 it is absolute. Known: macs, flops, params, weight_bytes,
-activation_bytes. --report_output ends in .txt or .json.
+activation_bytes, peak_bytes, tflite_bytes; the first five also for some layers, pattern:name=value. A width rule is a
+number, or pattern=number,... of which the most specific pattern counts and '*' means all other layers.
+--report_output ends in .txt or .json.
 """
 
 from __future__ import annotations
@@ -24,6 +31,8 @@ from keras_qcqp.budget import Budget
 from keras_qcqp.errors import FileError, QcqpError
 from keras_qcqp.files import check_writable, replacing
 from keras_qcqp.model_io import load_model, save_model
+from keras_qcqp.width_text import parse_rule, parse_set
+from keras_qcqp.widths import Widths
 
 _FLAGS = flags.FlagValues()  # a set of its own: absl's global one holds the flags of whatever else is imported
 _MODEL = flags.DEFINE_string("model", "", "The .keras file to prune.", flag_values=_FLAGS)
@@ -35,10 +44,35 @@ _REPORT_OUTPUT = flags.DEFINE_string(
     "report_output", None, "Where to write the report (.txt or .json).", flag_values=_FLAGS
 )
 _IMPORTANCE = flags.DEFINE_string("importance", "magnitude", "Importance criterion.", flag_values=_FLAGS)
-_MIN_KEEP = flags.DEFINE_float(
-    "min_keep", 0.25, "Least channels of each coupled mask: a count, or a fraction in (0, 1).", flag_values=_FLAGS
+_RESIDUAL = flags.DEFINE_string(
+    "residual",
+    "tied",
+    "Channels of additions: tied (operands and sum keep the same), union (each its own), auto (the better of both).",
+    flag_values=_FLAGS,
 )
-_WIDTH_MULTIPLE = flags.DEFINE_integer("width_multiple", 1, "Kept widths are multiples of this.", flag_values=_FLAGS)
+_RECIPE = flags.DEFINE_string(
+    "recipe",
+    "float32",
+    "Number format of the .tflite file for peak_bytes and tflite_bytes: float32 or int8.",
+    flag_values=_FLAGS,
+)
+_MIN_KEEP = flags.DEFINE_string(
+    "min_keep", "0.25", "Least channels of layers: a count, or a fraction in (0, 1).", flag_values=_FLAGS
+)
+_MAX_KEEP = flags.DEFINE_string(
+    "max_keep", None, "Most channels of layers: a count, or a fraction in (0, 1).", flag_values=_FLAGS
+)
+_WIDTH_MULTIPLE = flags.DEFINE_string(
+    "width_multiple", "1", "Kept widths are multiples of this, or unchanged.", flag_values=_FLAGS
+)
+_FROZEN = flags.DEFINE_list("frozen", [], "Patterns of layers that keep all output channels.", flag_values=_FLAGS)
+_TOGETHER = flags.DEFINE_multi_string(
+    "together",
+    [],
+    "Layers that keep the same channels, conv_a,conv_b, or channels that live or die as one, conv_c:0-3,conv_d:4+6. "
+    "May be given several times.",
+    flag_values=_FLAGS,
+)
 _STRICT = flags.DEFINE_bool(
     "strict", False, "Refuse the model if any part of it would have to be frozen.", flag_values=_FLAGS
 )
@@ -114,6 +148,7 @@ def _run() -> None:
         raise FileError("--output, --plan_output and --report_output must be different files.")
     if _BUDGET.value is not None:
         Budget.of(_BUDGET.value)  # a typing error should not wait for the model
+        _widths()
     for path in targets:
         check_writable(path)
     say = _silent if _QUIET.value else lambda line: print(line, file=sys.stderr, flush=True)
@@ -136,8 +171,9 @@ def _prune(model: Any, say: Callable[[str], None]) -> None:
         model,
         _BUDGET.value or "",
         importance=_IMPORTANCE.value,
-        min_keep=_MIN_KEEP.value,
-        width_multiple=_WIDTH_MULTIPLE.value,
+        widths=_widths(),
+        residual=_RESIDUAL.value,
+        recipe=_RECIPE.value,
         strict=_STRICT.value,
         seed=_SEED.value,
         num_workers=_NUM_WORKERS.value,
@@ -153,6 +189,12 @@ def _prune(model: Any, say: Callable[[str], None]) -> None:
             _write(outputs, _REPORT_OUTPUT.value, result.report.to_json() if as_json else f"{result.report}\n")
     if not _QUIET.value:
         print(result.report)
+
+
+def _widths() -> Widths:
+    numbers = {flag.name: flag.value for flag in (_MIN_KEEP, _MAX_KEEP, _WIDTH_MULTIPLE) if flag.value is not None}
+    rules = {name: parse_rule(name, text) for name, text in numbers.items()}
+    return Widths.of({**rules, "frozen": _FROZEN.value, "together": [parse_set(text) for text in _TOGETHER.value]})
 
 
 def _write(outputs: contextlib.ExitStack, path: str, text: str) -> None:

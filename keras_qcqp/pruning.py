@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_qcqp import resources
+from keras_qcqp.allowed import freeze
 from keras_qcqp.budget import Budget
-from keras_qcqp.build import Widths, build_problem
-from keras_qcqp.coupling import Coupling, couple
-from keras_qcqp.errors import InfeasibleError, ModelError, QcqpError
-from keras_qcqp.graph import read
+from keras_qcqp.build import build_problem
+from keras_qcqp.costs import CostModel
+from keras_qcqp.coupling import RESIDUALS, Coupling, couple
+from keras_qcqp.errors import InfeasibleError, ModelError, QcqpError, did_you_mean
+from keras_qcqp.graph import Graph, read
 from keras_qcqp.importance import criterion
-from keras_qcqp.importance.score import WeightValues
+from keras_qcqp.importance.score import Criterion, WeightValues
 from keras_qcqp.keras_graph import weight_values
+from keras_qcqp.meter import Meter
 from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.problem import Problem, Solution
 from keras_qcqp.rebuilder import rebuild
 from keras_qcqp.report import Report, make_report
 from keras_qcqp.solvers import solve
+from keras_qcqp.transfer import transfer
+from keras_qcqp.widths import Widths
+
+Tell = Callable[[str], None]
+_BOUNDS = ("activation_bytes", "peak_bytes", "tflite_bytes")  # of union residuals, whose alignments are bounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,27 +53,34 @@ class PruneResult:
 
 def prune(
     model: keras.Model,
-    budget: Budget | Mapping[str, float] | str,
+    budget: Budget | Mapping[str, Any] | str,
     *,
     importance: str = "magnitude",
-    min_keep: float = 0.25,
-    width_multiple: int = 1,
+    widths: Widths | Mapping[str, Any] | None = None,
+    residual: str = "tied",
+    recipe: str = "float32",
+    costs: Sequence[CostModel] = (),
     strict: bool = False,
     time_limit_s: float = 60.0,
     seed: int = 0,
     num_workers: int = 2,
-    progress: Callable[[str], None] | None = None,
+    progress: Tell | None = None,
 ) -> PruneResult:
     """Makes a smaller model that meets every budget; the given model is not changed.
 
     Args:
         model: a Functional or built Sequential model.
-        budget: `{"macs": 0.5}`, `Budget(macs=0.5, params=100_000)` or `"macs=0.5,params=0.6"`; a value in (0, 1] is a
-            fraction of the original, above 1 absolute. Every limit is hard.
+        budget: `{"macs": 0.5}`, `Budget(macs=0.5, params=100_000)` or `"macs=0.5,stage3/*:params=0.6"`; a value in
+            (0, 1] is a fraction of the original, above 1 absolute. Every limit is hard.
         importance: name of a criterion, see `keras_qcqp.importance.CRITERIA`.
-        min_keep: at least so many channels of each coupled mask: a count, or a fraction in (0, 1). With 1, magnitude
-            importance leaves some early layers a single channel, from which no training recovers.
-        width_multiple: kept widths are multiples of this, or unchanged.
+        widths: how many channels stay, and which: `{"min_keep": 0.1, "width_multiple": 8, "frozen": ["stem*"]}` or
+            `Widths(...)`. At least a quarter stays unless it says otherwise: of a single channel, which magnitude
+            importance leaves in some early layers, no training recovers.
+        residual: "tied", "union" (see `keras_qcqp.couple`) or "auto": solves both, each in half of the time, and keeps
+            the one with the higher objective (tied if they are equal).
+        recipe: number format in which the model will be deployed, for the budgets `peak_bytes` and `tflite_bytes`:
+            "float32" or "int8".
+        costs: resources of your own, to be limited by their names like the built-in ones.
         strict: refuse the model if anything in it would have to be frozen.
         time_limit_s: wall seconds after which the search starts nothing new.
         seed, num_workers: the same values give the same masks again.
@@ -75,27 +90,118 @@ def prune(
         ModelError: the model cannot be read or rebuilt (FrozenLayerError: `strict` and something is frozen).
         BudgetError: the budget makes no sense (InfeasibleError: no selection meets it; says what is reachable).
     """
-    tell = progress or (lambda line: None)
-    asked, widths, weigh = Budget.of(budget), Widths(min_keep, width_multiple), criterion(importance)
-    coupling = couple(read(model), strict=strict)
-    tell(f"{len(coupling.masks)} coupled masks, {len(coupling.mask_of)} channels, {len(coupling.frozen)} frozen calls")
-    weights = weight_values(model)
+    meter = Meter(recipe, tuple(costs))
+    job = _Job(Budget.of(budget, meter.names), Widths.of(widths or {}), meter, criterion(importance), strict)
+    search = _Search(time_limit_s, seed, num_workers, progress or (lambda line: None))
+    if residual not in (*RESIDUALS, "auto"):
+        raise ModelError(f"residual={residual!r} is unknown. {did_you_mean(str(residual), (*RESIDUALS, 'auto'))}")
+    graph, weights = read(model), weight_values(model)
     _require_finite(weights)
-    problem, original = build_problem(coupling, weigh(coupling, weights), asked, widths)
-    try:
-        solution = solve(problem, time_limit_s, seed, num_workers, tell)
-    except InfeasibleError as error:
-        raise InfeasibleError(f"{error} {_largest_layers(coupling, problem)}") from None
-    plan = plan_from(coupling, solution.keep)
-    tell("rebuilding")
+    found = _best(job, graph, weights, search) if residual == "auto" else job.solve(graph, weights, residual, search)
+    base = couple(graph, residual=found.coupling.residual) if job.widths.together else found.coupling
+    plan = plan_from(base, transfer(found.solution.keep, found.coupling, base))
+    search.tell("rebuilding")
     smaller = rebuild(model, plan)
-    recounted = resources.measure(smaller)
-    if {name: recounted.get(name) for name in solution.usage} != dict(solution.usage):
-        raise QcqpError(
-            f"Internal error: the rebuilt model costs {recounted}, the solver promised {dict(solution.usage)}. "
-            "Please report this model."
-        )
-    return PruneResult(smaller, plan, solution, make_report(coupling, problem, original, solution, asked), problem)
+    _require_kept(job, found, smaller)
+    report = make_report(found.coupling, found.problem, found.original, found.solution, job.asked, plan)
+    report = dataclasses.replace(report, solution=f"{report.solution}{found.note}")
+    return PruneResult(smaller, plan, found.solution, report, found.problem)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    """How to look for a solution."""
+
+    time_limit_s: float
+    seed: int
+    num_workers: int
+    tell: Tell
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A solved program, where it comes from, and what the report should say of it."""
+
+    coupling: Coupling
+    problem: Problem
+    original: Mapping[str, int]
+    solution: Solution
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What the user asks for."""
+
+    asked: Budget
+    widths: Widths
+    meter: Meter
+    weigh: Criterion
+    strict: bool
+
+    def couple(self, graph: Graph, residual: str) -> Coupling:
+        return freeze(couple(graph, self.strict, residual, self.widths.together), self.widths)
+
+    def solve(self, graph: Graph, weights: WeightValues, residual: str, search: _Search) -> _Found:
+        coupling = self.couple(graph, residual)
+        num_frozen = len(coupling.frozen)
+        search.tell(f"{len(coupling.masks)} coupled masks, {len(coupling.mask_of)} channels, {num_frozen} frozen calls")
+        scores = self.weigh(coupling, weights)
+        problem, original = build_problem(coupling, scores, self.asked, self.widths, self.meter)
+        try:
+            solution = solve(problem, search.time_limit_s, search.seed, search.num_workers, search.tell)
+        except InfeasibleError as error:
+            raise InfeasibleError(f"{error} {self.largest_layers(coupling, problem)}".rstrip()) from None
+        return _Found(coupling, problem, original, solution)
+
+    def largest_layers(self, coupling: Coupling, problem: Problem) -> str:
+        """Which layers cost most when every mask is at its smallest."""
+        least = [np.arange(mask.size) < mask.allowed[0] for mask in problem.masks]
+        counts = [mask.allowed[0] for mask in problem.masks]
+        sentences = []
+        for limited in problem.limited:
+            if limited.usage(counts) <= problem.limits[limited.name]:
+                continue
+            shares = self.meter.by_layer(coupling, self.asked, limited.name, coupling.alive(least))
+            largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
+            listed = ", ".join(f"{layer} {share:,}" for layer, share in largest)
+            sentences.append(f"Largest layers at their smallest, {limited.name}: {listed}.")
+        return " ".join(sentences)
+
+
+def _best(job: _Job, graph: Graph, weights: WeightValues, search: _Search) -> _Found:
+    """Tied or union residuals, whichever keeps more importance."""
+    if not job.couple(graph, "union").joins:
+        tied = job.solve(graph, weights, "tied", search)
+        return dataclasses.replace(tied, note="; residual auto: tied, no sum can have channels of its own")
+    found, failure = dict[str, _Found](), None
+    for residual in RESIDUALS:
+        search.tell(f"residual {residual}")
+        try:
+            found[residual] = job.solve(
+                graph, weights, residual, dataclasses.replace(search, time_limit_s=search.time_limit_s / len(RESIDUALS))
+            )
+        except InfeasibleError as error:
+            failure = error
+    if not found:
+        assert failure is not None
+        raise failure
+    best = max(found, key=lambda residual: found[residual].solution.objective)  # of equals the first, which is tied
+    said = (f"{r} {found[r].solution.objective:.6g}" if r in found else f"{r} infeasible" for r in RESIDUALS)
+    return dataclasses.replace(found[best], note=f"; residual auto: {best}, objectives {', '.join(said)}")
+
+
+def _require_kept(job: _Job, found: _Found, smaller: keras.Model) -> None:
+    """Counts the rebuilt model again, by its own shapes."""
+    promised, counted = found.solution.usage, job.meter.usage(couple(read(smaller)), job.asked)
+    bounded = _BOUNDS if found.coupling.joins else ()
+    for name, value in promised.items():
+        least = 0 if name.partition("[")[0] in bounded else value
+        if not least <= counted.get(name, -1) <= value:
+            raise QcqpError(
+                f"Internal error: the rebuilt model costs {counted}, the solver promised {dict(promised)}. "
+                "Please report this model."
+            )
 
 
 def _require_finite(weights: WeightValues) -> None:
@@ -103,18 +209,3 @@ def _require_finite(weights: WeightValues) -> None:
         for values in named.values():
             if np.issubdtype(values.dtype, np.floating) and not np.all(np.isfinite(values)):
                 raise ModelError(f"Layer '{layer}' has NaN or infinite weights; importance is undefined.")
-
-
-def _largest_layers(coupling: Coupling, problem: Problem) -> str:
-    """Which layers cost most when every mask is at its smallest."""
-    least = [np.arange(mask.size) < mask.allowed[0] for mask in problem.masks]
-    sentences = []
-    counts = [mask.allowed[0] for mask in problem.masks]
-    for limited in problem.limited:
-        if limited.usage(counts) <= problem.limits[limited.name]:
-            continue
-        shares = resources.by_layer(coupling, limited.name, coupling.alive(least))
-        largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
-        listed = ", ".join(f"{layer} {share:,}" for layer, share in largest)
-        sentences.append(f"Largest layers at their smallest, {limited.name}: {listed}.")
-    return " ".join(sentences)
