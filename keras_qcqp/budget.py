@@ -210,8 +210,9 @@ def _scopes(layers: object) -> dict[str, dict[str, float]]:
 
 
 def _not_per_layer(pattern: str, name: object) -> str:
-    why = f"'{name}' is not a sum over layers" if name in _NAMES else f"'{name}' cannot be limited for some layers"
-    return f"Budget {pattern}:{name}: {why}. {did_you_mean(str(name), _PER_LAYER)}"
+    if name in _NAMES:
+        return f"Budget {pattern}:{name}: '{name}' is not a sum over layers. Limit {', '.join(_PER_LAYER)} for layers."
+    return f"Budget {pattern}:{name}: '{name}' cannot be limited for layers. {did_you_mean(str(name), _PER_LAYER)}"
 
 
 def _parse(text: str) -> dict[str, Any]:
