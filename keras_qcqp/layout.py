@@ -168,12 +168,12 @@ def _blocks(pairs: Sequence[Pair], old: Rows) -> dict[int, dict[int, tuple[int, 
     links = np.array([(number[a], number[b]) for p in pairs for a, b in p.links], np.int64).reshape(-1, 2)
     stream = resolve(len(channels), [(links[:, 0], links[:, 1])])
     lives: dict[int, set[int]] = {}
-    for m, row in old.items():
+    for m, row in sorted(old.items()):
         for c in row:
             lives.setdefault(int(stream[number[c]]), set()).add(m)
     block_of: dict[frozenset[int], int] = {}
     found: dict[int, dict[int, tuple[int, ...]]] = {}
-    for m, row in old.items():
+    for m, row in sorted(old.items()):
         held: dict[int, list[tuple[int, int]]] = {}
         for c in row:
             s = int(stream[number[c]])

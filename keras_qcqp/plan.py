@@ -237,8 +237,8 @@ def _require_needs(coupling: Coupling, alive: np.ndarray) -> None:
         if len(alone):
             names = " or ".join(coupling.masks[mask].name for mask, _ in need.sources)
             raise PlanError(
-                f"The plan keeps channel {alone[0]} of '{coupling.masks[need.mask].name}' without that of {names}, "
-                "so an addition would have nothing to add, or a layer would compute it for nothing."
+                f"The plan keeps channel {alone[0]} of '{coupling.masks[need.mask].name}' without that of {names}, so "
+                "an addition would have nothing to add, or a layer would compute it for nothing."
             )
 
 
