@@ -160,6 +160,7 @@ class Solution:
         usage: resource name -> exact value at `keep`.
         seconds: wall time of the search.
         seed: the seed that, with the same number of workers, gives the same selection again.
+        stopped: what ended the search: "converged", "time limit" or "interrupted".
     """
 
     keep: Keep
@@ -170,6 +171,7 @@ class Solution:
     usage: Mapping[str, int]
     seconds: float
     seed: int
+    stopped: str = "converged"
 
     def __str__(self) -> str:
         usage = ", ".join(f"{name} {value:,}" for name, value in self.usage.items())

@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from keras_qcqp.problem import Mask, Pair, Problem, Resource
+from keras_qcqp.problem import Mask, Need, Pair, Problem, Resource, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +264,15 @@ def brute_force(problem: Problem) -> float:
     for r in problem.limited:
         usage = r.constant + sum(c * counts[m] for m, c in r.linear.items())
         usage = usage + sum(c * counts[a] * counts[b] for (a, b), c in r.quadratic.items())
+        usage = usage + sum(table[tuple(counts[m] for m in key)] for key, table in r.tables.items())
+        if r.steps:
+            zero = np.zeros_like(counts[0])
+            steps = [zero + s.constant + sum(c * counts[m] for m, c in s.linear.items()) for s in r.steps]
+            usage = usage + np.max(steps, axis=0)
         objective = np.where(usage > problem.limits[r.name], -np.inf, objective)
+    for need in problem.needs:
+        sources = sum((x[m][:, index] for m, index in need.sources), np.zeros((len(x[0]), len(need.index))))
+        objective = np.where(np.any(x[need.mask][:, need.index] > sources, axis=1), -np.inf, objective)
     return float(objective.max())
 
 
@@ -304,6 +312,51 @@ def small_problems(draw: st.DrawFn) -> Problem:
     least = [m.allowed[0] for m in masks]
     limits = {r.name: draw(st.integers(r.usage(least), max(r.usage(sizes), r.usage(least)))) for r in resources}
     return Problem(masks, linear, pairs, tuple(resources), limits)
+
+
+def rich_problem(seed: int) -> Problem:
+    """A random problem with all that problems can have, feasible or not, small enough for `brute_force`."""
+    random = np.random.default_rng(seed)
+    sizes = [int(n) for n in random.integers(1, 5, random.integers(1, 5))]
+    while sum(sizes) > 11:
+        sizes.pop()
+    least = [int(random.integers(0, n + 1)) if random.random() < 0.4 else 0 for n in sizes]
+    masks = [Mask.of(f"m{k}", n, least[k], int(random.integers(1, 3))) for k, n in enumerate(sizes)]
+    every = list(itertools.combinations_with_replacement(range(len(sizes)), 2))
+    pairs = tuple(
+        Pair(a, b, random.exponential(size=(sizes[a], sizes[b])) ** random.integers(1, 4))
+        for a, b in every
+        if random.random() < 0.6
+    )
+    linear = {m: random.exponential(size=n) for m, n in enumerate(sizes) if random.random() < 0.5}
+    resources = [_rich_resource(f"r{k}", random, sizes, every) for k in range(random.integers(1, 4))]
+    fewest, most = [m.allowed[0] for m in masks], [m.size for m in masks]
+    limits = {}
+    for r in resources:
+        low, high = sorted((r.usage(fewest), r.usage(most)))
+        limits[r.name] = int(random.integers(low, high + 1))
+    needs = tuple(_need(random, sizes) for _ in range(random.integers(0, 4)))
+    return Problem(tuple(masks), linear, pairs, tuple(resources), limits, needs)
+
+
+def _rich_resource(name: str, random: np.random.Generator, sizes: list[int], every: list[tuple[int, int]]) -> Resource:
+    products = {p: int(random.integers(0, 9)) for p in every if random.random() < 0.5}
+    counts = {m: int(random.integers(0, 9)) for m in range(len(sizes)) if random.random() < 0.5}
+    keys = [(a,) if a == b else (a, b) for a, b in every if random.random() < 0.25]
+    tables = {key: random.integers(0, 12, [sizes[m] + 1 for m in key]) for key in keys}
+    tables = {key: np.sort(t, axis=0) if random.random() < 0.5 else t for key, t in tables.items()}
+    steps = tuple(
+        Step(f"s{k}", int(random.integers(0, 4)), {m: int(random.integers(0, 6)) for m in range(len(sizes))})
+        for k in range(random.integers(0, 4))
+    )
+    return Resource(name, "u", int(random.integers(0, 5)), counts, products, tables, steps)
+
+
+def _need(random: np.random.Generator, sizes: list[int]) -> Need:
+    target, links = int(random.integers(len(sizes))), int(random.integers(1, 4))
+    sources = random.integers(len(sizes), size=random.choice([0, 1, 1, 2, 2]))
+    pick = lambda m: random.integers(sizes[m], size=links)  # noqa: E731
+    return Need(target, pick(target), tuple((int(m), pick(m)) for m in sources))
 
 
 @st.composite

@@ -175,10 +175,10 @@ def test_infeasible_names_the_smallest_value_and_what_holds_it_up():
     assert str(caught.value) == (
         "No selection meets the budget. "
         "macs: 3,000 MAC asked, but the smallest reachable value is 5,540 MAC (45.9% of the original), held up by "
-        "wide x head 3,500, what no mask can change 1,000, stem x wide 1,000. "
+        "wide (at least 50 of 100), head (always 10 of 10) and 1,000 MAC that no mask can change. "
         "Raise the limit to at least 5,540, lower min_keep or width_multiple, or free a frozen layer. "
         "weight_bytes: 2,499 B asked, but the smallest reachable value is 2,500 B (25.0% of the original), held up by "
-        "wide 2,500. "
+        "wide (at least 50 of 100). "
         "Raise the limit to at least 2,500, lower min_keep or width_multiple, or free a frozen layer."
     )
 
@@ -268,9 +268,9 @@ def _npz(header: bytes | None, **arrays: np.ndarray) -> bytes:
         (_npz(None, x=np.ones(2)), "This is not a saved problem: "),
         (_npz(b"not json"), "This is not a saved problem: "),
         (_npz(b"[1]"), "This is not a saved problem: "),
-        (_npz(b"{}"), "'keras_qcqp.problem' version 1 expected, got None."),
-        (_npz(b'{"format": "keras_qcqp.problem", "version": 2}'), "'keras_qcqp.problem' version 1 expected"),
-        (_npz(b'{"format": "keras_qcqp.problem", "version": 1}'), "This is not a saved problem: 'masks'."),
+        (_npz(b"{}"), "'keras_qcqp.problem' version 2 expected, got None."),
+        (_npz(b'{"format": "keras_qcqp.problem", "version": 3}'), "'keras_qcqp.problem' version 2 expected"),
+        (_npz(b'{"format": "keras_qcqp.problem", "version": 2}'), "This is not a saved problem: 'masks'."),
         (_npz(b"[" * 100_000), "This is not a saved problem: "),
     ],
     ids=["empty", "cut zip", "pickle", "no header", "no json", "list", "no format", "newer", "no masks", "deep"],

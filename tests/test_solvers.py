@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from keras_qcqp.errors import InfeasibleError, QcqpError
 from keras_qcqp.problem import Mask, Problem, counts_of, evaluate, violations
 from keras_qcqp.solvers import solve
-from keras_qcqp.solvers.ascent import ascend, fill
+from keras_qcqp.solvers.ascent import ascend
 from keras_qcqp.solvers.exact import ExactSolver, Limits
+from keras_qcqp.solvers.filling import fill
 from keras_qcqp.solvers.state import State, counts_array, keep_of
 from keras_qcqp.solvers.windows import borderline, num_products, restrict, widen
 
@@ -158,12 +159,13 @@ def test_state_agrees_with_the_oracle(problem, random):
     """Objective, usage and marginal gains of the solver's own view, on selections that respect fixed masks."""
     state = State(problem)
     x = [
-        np.array([float(f or random.random() < 0.5) for _ in range(m.size)])
-        for m, f in zip(problem.masks, state.fixed, strict=True)
+        full if fixed else np.array([float(random.random() < 0.5) for _ in full])
+        for full, fixed in zip(state.full(), state.fixed, strict=True)
     ]
     objective, usage = evaluate(problem, keep_of(x))
     assert state.objective(x) == pytest.approx(objective, rel=1e-9, abs=1e-9)
-    assert state.usage(counts_array(x)).tolist() == [usage[r.name] for r in problem.limited]
+    used = state.costs.usage(counts_array(x)) - state.costs.limits
+    assert used.tolist() == [usage[r.name] - problem.limits[r.name] for r in problem.limited]
     for mask in state.free:
         gain = state.gains(x, mask)
         for i in range(len(x[mask])):
@@ -207,7 +209,9 @@ def test_progress_tells_of_each_step(medium):
     lines: list[str] = []
     solve(problem, time_limit_s=1, progress=lines.append)
     assert lines[0].startswith("ascent: objective ")
-    assert lines[1].startswith("window 1: objective ")
+    assert lines[1].startswith("bound: objective ")
+    assert lines[2].startswith("window 1: objective ")
+    assert all(", bound " in line and ", gap " in line for line in lines)
 
 
 def test_solution_cannot_be_changed():
@@ -226,9 +230,9 @@ def test_no_time_at_all_still_gives_a_feasible_selection(sizes):
 
 def test_borderline_windows_respect_their_size():
     state = State(cases.random_problem(4, MEDIUM))
-    x = ascend(state)[0]
+    x, prices = ascend(state)
     for products in (10, 250, 10**6):
-        free = borderline(state, x, np.random.default_rng(0), noise=0.5, products=products)
+        free = borderline(state, x, prices, np.random.default_rng(0), noise=0.5, products=products)
         assert num_products(state, free) <= products
         assert all(len(f) >= 1 for f in free)
 

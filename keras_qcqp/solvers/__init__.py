@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import numbers
 import time
@@ -11,11 +12,12 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_qcqp.errors import QcqpError
-from keras_qcqp.feasibility import require_feasible
+from keras_qcqp.feasibility import refuse, require_feasible
 from keras_qcqp.problem import Problem, Solution, evaluate, violations
-from keras_qcqp.solvers.ascent import ascend, fill
+from keras_qcqp.solvers.ascent import ascend
 from keras_qcqp.solvers.bound import upper_bound
 from keras_qcqp.solvers.exact import ExactSolver, Limits, Outcome
+from keras_qcqp.solvers.filling import fill
 from keras_qcqp.solvers.state import Selection, State, keep_of
 from keras_qcqp.solvers.windows import Free, borderline, everything_free, num_products, restrict, widen
 
@@ -24,7 +26,9 @@ _FULL_PRODUCTS = 1500  # up to so many AND literals the whole problem goes to CP
 _FULL_DETERMINISTIC_S = 4.0
 _WINDOW_PRODUCTS = 250
 _WINDOW_DETERMINISTIC_S = 0.3
+_FIND_DETERMINISTIC_S = 30.0  # to find any selection at all
 _PATIENCE = 2  # windows without improvement before the search stops
+_LOG = logging.getLogger("keras_qcqp")
 
 
 def solve(
@@ -36,34 +40,31 @@ def solve(
 ) -> Solution:
     """Maximises importance under all limits.
 
-    The same problem, seed and number of workers give the same selection, unless `time_limit_s` cuts the search short:
-    CP-SAT stops by deterministic time.
+    The same problem, seed and number of workers give the same selection, unless `time_limit_s` or Ctrl-C cuts the
+    search short: CP-SAT stops by deterministic time. Whatever ends the search, the best selection so far is returned
+    (`Solution.stopped` says what it was).
 
     Args:
         time_limit_s: wall seconds after which no new window is started.
-        progress: called with a line of text at each step.
+        progress: called with a line of text at each step; the same lines go to the logger "keras_qcqp".
 
     Raises:
         InfeasibleError: no selection meets the limits; names the smallest reachable value of each.
         QcqpError: a setting out of range, or the solver process failed.
+        KeyboardInterrupt: Ctrl-C before there was any selection.
     """
     _check_settings(time_limit_s, seed, num_workers)
     require_feasible(problem)
-    time_limit_s, seed, num_workers = float(time_limit_s), int(seed), int(num_workers)  # NumPy's are no JSON
-    began = time.monotonic()
-    state = State(problem)
-    full = state.full()
-    top = state.objective(full)  # importance is not negative, so nothing beats keeping everything
-    if not violations(problem, keep_of(full)):
-        return _solution(problem, full, _Certificate(top, True), began, seed)
-    x, prices = ascend(state)
-    search = _Search(state, Limits(0.0, time_limit_s, num_workers, seed), began, progress or (lambda line: None))
-    search.tell(f"ascent: objective {state.objective(x):.6g} of {top:.6g}")
-    x, certificate = search.run(x)
-    if not certificate.proven:
-        bound = min(certificate.bound, top, upper_bound(state, state.objective(x), prices))
-        certificate = _Certificate(bound)
-    return _solution(problem, x, certificate, began, seed)
+    limits = Limits(0.0, float(time_limit_s), int(num_workers), int(seed))  # NumPy's numbers are no JSON
+    search = _Search(problem, limits, progress or (lambda line: None))
+    try:
+        search.run()
+    except KeyboardInterrupt:
+        if search.x is None:
+            raise
+        search.stopped = "interrupted"
+        search.tell("interrupted")
+    return search.solution()
 
 
 def _check_settings(time_limit_s: float, seed: int, num_workers: int) -> None:
@@ -75,76 +76,120 @@ def _check_settings(time_limit_s: float, seed: int, num_workers: int) -> None:
             raise QcqpError(f"{name} must be a whole number >= {least}, got {value!r}.")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Certificate:
-    bound: float
-    proven: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class _Search:
-    """CP-SAT around an incumbent."""
+    """The incumbent and the bound, and how they come closer."""
 
-    state: State
-    limits: Limits
-    began: float
-    tell: Progress
+    def __init__(self, problem: Problem, limits: Limits, progress: Progress) -> None:
+        self._began = time.monotonic()
+        self._limits, self._progress = limits, progress
+        self.state = State(problem)
+        self.x: Selection | None = None
+        self.objective = -math.inf
+        self.bound = math.inf
+        self.stopped = "converged"
+        self.proven = False
 
-    def run(self, x: Selection) -> tuple[Selection, _Certificate]:
-        certificate = _Certificate(math.inf)
+    def run(self) -> None:
+        """Ascent, bound, then CP-SAT: the whole problem where it is small, windows where it is not."""
+        full = self.state.full()
+        self.bound = self.state.objective(full)  # importance is not negative, so nothing beats keeping everything
+        if not violations(self.state.problem, keep_of(full)):
+            self._take(full)
+            self.proven = True
+            return
+        x, prices = ascend(self.state)
         with ExactSolver() as solver:
+            if x is None:
+                x = self._found(solver)
+            self._take(x)
+            assert self.x is not None
+            self.tell("ascent")
             whole = everything_free(self.state)
             if num_products(self.state, whole) <= _FULL_PRODUCTS:
-                self.tell("small enough for one exact model")
-                x, certificate = self._improve(solver, x, whole, _FULL_DETERMINISTIC_S)
-            if not certificate.proven:
-                x = self._windows(solver, x)
-        return x, certificate
+                self._improve(solver, whole, _FULL_DETERMINISTIC_S)
+                self.tell("exact model of the whole")
+            if not self.proven:
+                self.bound = min(self.bound, upper_bound(self.state, self.x, prices))
+                self.tell("bound")
+                self._windows(solver, prices)
 
-    def _windows(self, solver: ExactSolver, x: Selection) -> Selection:
+    def tell(self, step: str) -> None:
+        """One line of progress."""
+        gap = self.bound / self.objective - 1 if self.objective > 0 else 0.0
+        line = f"{step}: objective {self.objective:.6g}, bound {self.bound:.6g}, gap {gap:.2%}"
+        _LOG.info("%s", line)
+        self._progress(line)
+
+    def solution(self) -> Solution:
+        """The incumbent, judged by the oracle."""
+        assert self.x is not None
+        problem, keep = self.state.problem, keep_of(self.x)
+        broken = violations(problem, keep)
+        if broken:  # the last guard: no solver is trusted
+            raise QcqpError(
+                f"Internal error: the solver returned an infeasible selection ({broken}). Please report it."
+            )
+        objective, usage = evaluate(problem, keep)
+        bound = max(self.bound, objective)
+        return Solution(
+            keep=keep,
+            status="OPTIMAL" if self.proven else "FEASIBLE",
+            objective=objective,
+            bound=bound,
+            gap=bound / objective - 1 if objective > 0 else 0.0,
+            usage=usage,
+            seconds=time.monotonic() - self._began,
+            seed=self._limits.seed,
+            stopped=self.stopped,
+        )
+
+    def _found(self, solver: ExactSolver) -> Selection:
+        """A feasible selection from the exact solver, where arithmetic and ascent found none."""
+        limits = dataclasses.replace(self._limits, deterministic_s=_FIND_DETERMINISTIC_S, wall_s=self._wall_left_s())
+        problem = self.state.problem
+        outcome = solver.solve(dataclasses.replace(problem, linear={}, pairs=()), None, limits)
+        if outcome.keep is None and outcome.proven:
+            refuse(problem, solver.conflict(problem, limits))
+        if outcome.keep is None:
+            raise QcqpError(
+                f"No selection was found within {limits.wall_s:.0f} s, nor a proof that there is none. Raise a limit "
+                "or time_limit_s, or relax min_keep or width_multiple."
+            )
+        return fill(self.state, [k.astype(float) for k in outcome.keep])
+
+    def _windows(self, solver: ExactSolver, prices: np.ndarray) -> None:
         """Frees the channels around the edge until several windows in a row bring nothing."""
-        random = np.random.default_rng(self.limits.seed)
+        assert self.x is not None
+        random = np.random.default_rng(self._limits.seed)
         failures = number = 0
-        while failures < _PATIENCE and self._wall_left_s() > 0:
+        while failures < _PATIENCE and not self.proven:
+            if self._wall_left_s() <= 0:
+                self.stopped = "time limit"
+                break
             number += 1
-            free = borderline(self.state, x, random, noise=0.5 * failures, products=_WINDOW_PRODUCTS)
-            before = self.state.objective(x)
-            x, _ = self._improve(solver, x, free, _WINDOW_DETERMINISTIC_S)
-            gained = self.state.objective(x) - before
-            failures = 0 if gained > 1e-4 * before else failures + 1
-            self.tell(f"window {number}: objective {self.state.objective(x):.6g} (+{gained:.3g})")
-        return x
+            free = borderline(self.state, self.x, prices, random, noise=0.5 * failures, products=_WINDOW_PRODUCTS)
+            before = self.objective
+            self._improve(solver, free, _WINDOW_DETERMINISTIC_S)
+            failures = 0 if self.objective - before > 1e-4 * before else failures + 1
+            self.tell(f"window {number}")
 
-    def _improve(
-        self, solver: ExactSolver, x: Selection, free: Free, deterministic_s: float
-    ) -> tuple[Selection, _Certificate]:
-        window, fixed = restrict(self.state, x, free)
-        hint = tuple(v[positions] > 0.5 for v, positions in zip(x, free, strict=True))
-        limits = dataclasses.replace(self.limits, deterministic_s=deterministic_s, wall_s=self._wall_left_s())
+    def _improve(self, solver: ExactSolver, free: Free, deterministic_s: float) -> None:
+        assert self.x is not None
+        window, fixed = restrict(self.state, self.x, free)
+        hint = tuple(v[positions] > 0.5 for v, positions in zip(self.x, free, strict=True))
+        limits = dataclasses.replace(self._limits, deterministic_s=deterministic_s, wall_s=self._wall_left_s())
         outcome: Outcome = solver.solve(window, hint, limits)
-        new = fill(self.state, widen(x, free, outcome.keep))
-        if self.state.feasible(new) and self.state.objective(new) > self.state.objective(x):
-            x = new
-        return x, _Certificate(fixed + outcome.bound, outcome.proven)
+        if outcome.keep is not None:
+            self._take(fill(self.state, widen(self.x, free, outcome.keep)))
+        if all(len(positions) == len(self.x[m]) for m, positions in enumerate(free) if m in self.state.free):
+            self.bound = min(self.bound, fixed + outcome.bound)
+            self.proven = outcome.proven
+
+    def _take(self, x: Selection) -> None:
+        """Makes it the incumbent if it is feasible and better."""
+        value = self.state.objective(x)
+        if value > self.objective and self.state.feasible(x):
+            self.x, self.objective = x, value
 
     def _wall_left_s(self) -> float:
-        return self.limits.wall_s - (time.monotonic() - self.began)
-
-
-def _solution(problem: Problem, x: Selection, certificate: _Certificate, began: float, seed: int) -> Solution:
-    keep = keep_of(x)
-    broken = violations(problem, keep)
-    if broken:  # the last guard: no solver is trusted
-        raise QcqpError(f"Internal error: the solver returned an infeasible selection ({broken}). Please report it.")
-    objective, usage = evaluate(problem, keep)
-    bound = max(certificate.bound, objective)
-    return Solution(
-        keep=keep,
-        status="OPTIMAL" if certificate.proven else "FEASIBLE",
-        objective=objective,
-        bound=bound,
-        gap=bound / objective - 1 if objective > 0 else 0.0,
-        usage=usage,
-        seconds=time.monotonic() - began,
-        seed=seed,
-    )
+        return self._limits.wall_s - (time.monotonic() - self._began)

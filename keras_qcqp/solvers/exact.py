@@ -22,6 +22,7 @@ import numpy as np
 
 from keras_qcqp import problem_io
 from keras_qcqp.errors import QcqpError
+from keras_qcqp.feasibility import Conflict
 from keras_qcqp.problem import Keep, Problem
 
 
@@ -37,9 +38,12 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The best selection found, whether it is proven optimal, and a valid upper bound on the objective."""
+    """The best selection found, whether it is proven optimal, and a valid upper bound on the objective.
 
-    keep: Keep
+    `keep` is None where none was found; `proven` then means that there is none.
+    """
+
+    keep: Keep | None
     proven: bool
     bound: float
 
@@ -75,18 +79,27 @@ class ExactSolver:
                     stream.close()
         self._process.wait()
 
-    def solve(self, problem: Problem, hint: Keep, limits: Limits) -> Outcome:
-        """Maximises importance exactly, starting from the feasible selection `hint`."""
-        header = {"limits": dataclasses.asdict(limits), "hint": [k.astype(int).tolist() for k in hint]}
+    def solve(self, problem: Problem, hint: Keep | None, limits: Limits) -> Outcome:
+        """Maximises importance exactly, starting from the feasible selection `hint`; None: any selection will do."""
+        listed = None if hint is None else [k.astype(int).tolist() for k in hint]
+        reply = self._ask("solve", problem, limits, listed)
+        keep = None if reply["keep"] is None else tuple(np.array(k, bool) for k in reply["keep"])
+        return Outcome(keep, bool(reply["proven"]), float(reply["bound"]))
+
+    def conflict(self, problem: Problem, limits: Limits) -> Conflict:
+        """What keeps an infeasible problem from being feasible."""
+        reply = self._ask("conflict", problem, limits, None)
+        return Conflict(tuple(reply["limits"]), tuple(reply["masks"]), reply["smallest"])
+
+    def _ask(self, task: str, problem: Problem, limits: Limits, hint: list[list[int]] | None) -> dict[str, Any]:
+        header = {"task": task, "limits": dataclasses.asdict(limits), "hint": hint}
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             send(self._process.stdin, json.dumps(header).encode())
             send(self._process.stdin, problem_io.to_bytes(problem))
-            reply = json.loads(receive(self._process.stdout))
+            return json.loads(receive(self._process.stdout))
         except (OSError, EOFError) as error:
             raise QcqpError(f"The solver process ended unexpectedly: {self._last_words()}") from error
-        keep = tuple(np.array(k, bool) for k in reply["keep"])
-        return Outcome(keep, bool(reply["proven"]), float(reply["bound"]))
 
     def _last_words(self) -> str:
         try:
@@ -119,6 +132,6 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
     return data
 
 
-def hint_of(header: dict[str, Any]) -> Keep:
+def hint_of(header: dict[str, Any]) -> Keep | None:
     """The selection inside a request header."""
-    return tuple(np.array(k, bool) for k in header["hint"])
+    return None if header["hint"] is None else tuple(np.array(k, bool) for k in header["hint"])

@@ -1,12 +1,25 @@
-"""A problem in the form in which solvers work: symmetric adjacency, dense cost matrices, marginals."""
+"""A problem in the form in which solvers work: symmetric adjacency, cost rows, marginals, units that move together."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 
 from keras_qcqp.problem import Keep, Problem, counts_of
+from keras_qcqp.solvers.components import Move, Stack, stacks
+from keras_qcqp.solvers.costs import Costs
 
 Selection = list[np.ndarray]
+_WIDEST = 9  # a table of one component holds at most 2^9 entries
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Masks that are chosen together: one that needs nothing, or several that need one another (with their moves)."""
+
+    masks: tuple[int, ...]
+    moves: tuple[Move, ...] = ()
 
 
 class State:
@@ -16,41 +29,44 @@ class State:
         weight: for each mask the linear importance, pairs with always-full masks included; `offset` is constant.
         neighbours: for each mask a, the (b, values float[size_a, size_b]) of its pairs with other masks.
         own: for each mask, `I + I^T` of the pair (a, a), or None.
-        cost_linear: int64[resources, masks]; cost_product: int64[resources, masks, masks], symmetric, zero diagonal;
-        cost_square: int64[resources, masks]. All for the limited resources only.
+        costs: the limited resources as rows.
+        offsets: int[masks + 1], number of the first channel of each mask when all are laid end to end.
+        units: what the ascent moves at once; `linked` are the masks that occur in needs.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         num = len(problem.masks)
-        self.sizes = np.array([m.size for m in problem.masks])
+        self.sizes = np.array([m.size for m in problem.masks], np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
         self.allowed = [np.array(m.allowed) for m in problem.masks]
-        self.fixed = [m.allowed == (m.size,) for m in problem.masks]
+        self.fixed = [m.allowed in ((m.size,), (0,)) for m in problem.masks]
         self.free = [m for m in range(num) if not self.fixed[m]]  # which channels, even where their number is given
         self.weight = [problem.linear.get(m, np.zeros(n)).astype(float) for m, n in enumerate(self.sizes)]
         self.neighbours: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(num)]
         self.own: list[np.ndarray | None] = [None] * num
         self.offset = 0.0
+        for m in range(num):
+            if self.fixed[m]:
+                self.offset += float(self.weight[m].sum()) if self._whole(m) else 0.0
+                self.weight[m] = np.zeros(self.sizes[m])
         for pair in problem.pairs:
             self._add_pair(pair.a, pair.b, pair.values)
-        limited = problem.limited
-        self.limits = np.array([problem.limits[r.name] for r in limited], np.float64)
-        self.constant = np.array([r.constant for r in limited], np.float64)
-        self.cost_linear = np.zeros((len(limited), num))
-        self.cost_product = np.zeros((len(limited), num, num))
-        self.cost_square = np.zeros((len(limited), num))
-        for k, r in enumerate(limited):
-            for m, c in r.linear.items():
-                self.cost_linear[k, m] += c
-            for (a, b), c in r.quadratic.items():
-                if a == b:
-                    self.cost_square[k, a] += c
-                else:
-                    self.cost_product[k, a, b] += c
-                    self.cost_product[k, b, a] += c
+        self.costs = Costs(problem)
+        self.stacks = stacks(problem.needs, self.offsets)
+        self.mask_of = np.repeat(np.arange(num), self.sizes)
+        self.linked = sorted({int(m) for s in self.stacks for m in self.mask_of[s.channels[0]]} & set(self.free))
+        self.units = [Unit((m,)) for m in self.free if m not in self.linked] + self._linked_units()
+        self.units.sort(key=lambda unit: unit.masks)
+
+    def _whole(self, mask: int) -> bool:
+        """Whether a fixed mask is always full (and not always empty)."""
+        return self.problem.masks[mask].allowed[0] > 0
 
     def _add_pair(self, a: int, b: int, values: np.ndarray) -> None:
-        """Pairs with a mask that is always full are linear, or a constant."""
+        """Pairs with a mask that is always full are linear, or a constant; with an empty one, nothing."""
+        if any(self.fixed[m] and not self._whole(m) for m in (a, b)):
+            return
         if self.fixed[a] and self.fixed[b]:
             self.offset += float(values.sum())
         elif self.fixed[b]:
@@ -64,8 +80,62 @@ class State:
             self.neighbours[a].append((b, np.ascontiguousarray(values)))
             self.neighbours[b].append((a, np.ascontiguousarray(values.T)))
 
+    def _linked_units(self) -> list[Unit]:
+        """Covers the linked masks by sets in which no two masks meet in importance or cost."""
+        found: list[Unit] = []
+        covered: set[int] = set()
+        for first in self.linked:
+            if first in covered:
+                continue
+            together = [first]
+            stacked = [s for s in self.stacks if first in self.mask_of[s.channels[0]]]
+            reach = self._reach(stacked)
+            for mask in reach:
+                if mask not in together and not any(self._meet(mask, m) for m in together):
+                    together.append(mask)
+            moves = self._moves(together)
+            while any(move.width > _WIDEST for move in moves):
+                together = together[: (len(together) + 1) // 2] if len(together) > 1 else together
+                moves = self._moves(together)
+                if len(together) == 1:
+                    break
+            covered |= set(together)
+            found.append(Unit(tuple(sorted(together)), moves))
+        return found
+
+    def _reach(self, stacked: list[Stack]) -> list[int]:
+        """Free masks connected to these stacks through other stacks."""
+        masks = {int(m) for s in stacked for m in self.mask_of[s.channels[0]]}
+        while True:
+            more = {
+                int(m)
+                for s in self.stacks
+                if masks & set(self.mask_of[s.channels[0]].tolist())
+                for m in self.mask_of[s.channels[0]]
+            }
+            if more <= masks:
+                return sorted(masks & set(self.free))
+            masks |= more
+
+    def _meet(self, a: int, b: int) -> bool:
+        return any(other == b for other, _ in self.neighbours[a]) or b in self.costs.meets[a]
+
+    def _moves(self, masks: list[int]) -> tuple[Move, ...]:
+        moves = []
+        for stack in self.stacks:
+            owners = self.mask_of[stack.channels[0]]
+            variables = [k for k, m in enumerate(owners.tolist()) if m in masks]
+            if variables:
+                moves.append(Move(stack, variables))
+        return tuple(moves)
+
     def full(self) -> Selection:
-        return [np.ones(n) for n in self.sizes]
+        """Everything that may be kept at all."""
+        return [np.full(n, float(not self.fixed[m] or self._whole(m))) for m, n in enumerate(self.sizes)]
+
+    def split(self, flat: np.ndarray) -> Selection:
+        """One vector of all channels, cut into masks."""
+        return [flat[a:b] for a, b in zip(self.offsets, self.offsets[1:], strict=False)]
 
     def gains(self, x: Selection, mask: int) -> np.ndarray:
         """What each channel of a mask adds to the objective, given all others."""
@@ -88,15 +158,6 @@ class State:
             else:
                 gains[other] += change @ values
 
-    def unit_costs(self, counts: np.ndarray, mask: int) -> np.ndarray:
-        """float[resources]: cost of one channel of the mask, without the square term."""
-        return self.cost_linear[:, mask] + self.cost_product[:, mask] @ counts
-
-    def usage(self, counts: np.ndarray) -> np.ndarray:
-        """float[resources]; exact while below 2^53, the oracle's integers have the last word."""
-        products = 0.5 * np.einsum("a,rab,b->r", counts, self.cost_product, counts)
-        return self.constant + self.cost_linear @ counts + products + self.cost_square @ counts**2
-
     def objective(self, x: Selection) -> float:
         """Importance kept."""
         total = self.offset
@@ -109,7 +170,13 @@ class State:
         return total
 
     def feasible(self, x: Selection) -> bool:
-        """Exact check of every limit (width rules hold by construction)."""
+        """Exact check of every limit and need (width rules hold by construction)."""
+        for need in self.problem.needs:
+            met = np.zeros(len(need.index))
+            for m, index in need.sources:
+                met += x[m][index]
+            if np.any(x[need.mask][need.index] > met):
+                return False
         counts = counts_of(keep_of(x))
         return all(r.usage(counts) <= self.problem.limits[r.name] for r in self.problem.limited)
 

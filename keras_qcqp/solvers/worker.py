@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import sys
+from typing import Any
 
 from keras_qcqp import problem_io
-from keras_qcqp.solvers.cpsat import solve_exactly
+from keras_qcqp.solvers.cpsat import find_conflict, solve_exactly
 from keras_qcqp.solvers.exact import Limits, hint_of, receive, send
 
 
@@ -23,12 +25,14 @@ def main() -> None:
             problem = problem_io.from_bytes(receive(sys.stdin.buffer))
         except EOFError:
             return
-        outcome = solve_exactly(problem, hint_of(header), Limits(**header["limits"]))
-        reply = {
-            "keep": [k.astype(int).tolist() for k in outcome.keep],
-            "proven": outcome.proven,
-            "bound": outcome.bound,
-        }
+        limits = Limits(**header["limits"])
+        reply: dict[str, Any]
+        if header["task"] == "conflict":
+            reply = dataclasses.asdict(find_conflict(problem, limits))
+        else:
+            outcome = solve_exactly(problem, hint_of(header), limits)
+            keep = None if outcome.keep is None else [k.astype(int).tolist() for k in outcome.keep]
+            reply = {"keep": keep, "proven": outcome.proven, "bound": outcome.bound}
         send(answers, json.dumps(reply).encode())
 
 
