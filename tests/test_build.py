@@ -64,6 +64,11 @@ def test_one_door_for_each_heavy_dependency(library):
     assert doors == {ONE_DOOR[library]}
 
 
+@pytest.mark.parametrize("peer", ["cplex", "pyscipopt"])
+def test_peers_are_never_imported(peer):
+    assert not {name for name, path in modules().items() if any(i.split(".")[0] == peer for i in imports(path))}
+
+
 def test_one_door_to_the_private_side_of_keras_graphs():
     private = re.compile(
         r"\._(nodes_by_depth|inputs_struct|outputs_struct|keras_history|compile_config|inbound_nodes)\b"
