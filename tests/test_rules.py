@@ -6,12 +6,14 @@ import keras
 import numpy as np
 import pytest
 from networks import NETWORKS, images, outputs, shake
+from selections import random_keep
 
 import keras_qcqp
 from keras_qcqp import In, Spec
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.graph import read
 from keras_qcqp.plan import plan_from
+from keras_qcqp.resources import count_all
 from keras_qcqp.rules import RULES
 
 L = keras.layers
@@ -96,6 +98,77 @@ def test_reasons_and_the_law_where_something_is_frozen(layers, reason):
     arrays = images(model)
     got, wanted = (outputs(m, arrays)[0] for m in (keras_qcqp.rebuild(model, plan), keras_qcqp.masked(model, plan)))
     np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def sliced(key) -> keras.Model:
+    """conv 6 -> x[key] -> flatten -> dense"""
+    image = keras.Input((6, 6, 3), name="image")
+    x = L.Conv2D(6, 3, padding="same", name="a")(image)
+    return keras.Model(image, L.Dense(2, name="head")(L.Flatten(name="flat")(x[key])), name="sliced")
+
+
+def operated(operation) -> keras.Model:
+    """conv 6 -> operation -> flatten -> dense"""
+    image = keras.Input((6, 6, 3), name="image")
+    x = operation(L.Conv2D(6, 3, padding="same", name="a")(image))
+    return keras.Model(image, L.Dense(2, name="head")(L.Flatten(name="flat")(x)), name="operated")
+
+
+ALL = slice(None)
+ops = keras.ops
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (lambda: sliced((ALL, slice(None, None, 2), slice(1, 5, 3))), {"a": 6}),
+        (lambda: sliced((ALL, 2, slice(-3, None))), {"a": 6}),
+        (lambda: sliced((Ellipsis, None)), {"a": 6}),
+        (lambda: sliced((ALL, None, slice(2, 4))), {"a": 6}),
+        (lambda: sliced((Ellipsis, slice(2, 5))), {"a": 3, "a/2": 3}),
+        (lambda: sliced((Ellipsis, 3, slice(-2, None))), {"a": 4, "a/2": 2}),
+        (lambda: operated(lambda x: ops.take(x, [4, 0, 4], axis=-1)), {"a": 4, "a/2": 1, "a/3": 1}),
+        (lambda: operated(lambda x: ops.take(x, [[4, 0], [1, 2]], axis=1)), {"a": 6}),
+        (lambda: operated(lambda x: ops.take(x, 3, axis=2)), {"a": 6}),
+        (lambda: operated(lambda x: ops.pad(x, ((0, 0), (1, 1), (0, 2), (0, 0)), "reflect")), {"a": 6}),
+        (lambda: operated(lambda x: ops.pad(x, ((0, 0), (1, 0), (0, 0), (1, 3)))), {"a": 6, "pad": 4}),
+        (lambda: operated(lambda x: ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, 2)), constant_values=1.5)), None),
+        (lambda: operated(lambda x: ops.concatenate([ops.zeros_like(x), x], axis=-1)), {"a": 6}),
+    ],
+)
+def test_slices_pads_and_picks_are_followed(model, expected):
+    """And the law holds: the numbers in a slice, a pad or a list of positions follow the channels."""
+    model = shake(model())
+    coupling = couple(read(model))
+    assert coupling.frozen == ()
+    if expected:
+        found = sizes(coupling)
+        assert sorted(found.values()) == sorted(expected.values())
+        assert {name for name in found if name.startswith("a")} == {name for name in expected if name.startswith("a")}
+    arrays = images(model)
+    for seed in range(3):
+        plan = plan_from(coupling, random_keep(coupling, seed))
+        smaller = keras_qcqp.rebuild(model, plan)
+        np.testing.assert_allclose(
+            outputs(smaller, arrays)[0], outputs(keras_qcqp.masked(model, plan), arrays)[0], atol=1e-5
+        )
+        counts = [int(k.sum()) for k in random_keep(coupling, seed)]
+        assert keras_qcqp.measure(smaller) == {r.name: r.usage(counts) for r in count_all(coupling)}
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: sliced((Ellipsis, 2)), "x[2] picks along axis 3, which carries the channels"),
+        (lambda: sliced((Ellipsis, slice(None, None, 2))), "slice with a stride (or of nothing) along the channels"),
+        (lambda: sliced((slice(1, None),)), "slice along the batch axis"),
+        (lambda: operated(lambda x: ops.take(x, 2, axis=-1)), "ops.take along the batch axis, or of a single channel"),
+        (lambda: operated(lambda x: ops.pad(x, ((0, 0), (0, 0), (0, 0), (2, 2)), "symmetric")), "mode 'symmetric'"),
+    ],
+)
+def test_slices_pads_and_picks_that_freeze(model, reason):
+    frozen = couple(read(model())).frozen
+    assert any(reason in f.reason for f in frozen), frozen
 
 
 def test_a_broadcast_operand_stays_free():

@@ -8,6 +8,8 @@ import json
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import NETWORKS, conv_bn, images, outputs, shake
 from selections import random_keep
 
@@ -305,6 +307,100 @@ def test_converted_to_tflite(name, tmp_path):
         given = {} if recipe == "float32" else {"representative_data": samples[0]}
         (got,) = tflite_tools.predict(tflite_tools.convert(loaded, recipe, **given), samples[0]).values()
         assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+def dense_blocks() -> keras.Model:
+    x = features = keras.Input((7,), name="features")
+    x = L.Dense(9, activation="relu", name="stem")(x)
+    for block in "ab":
+        y = L.Dense(9, name=f"{block}2")(L.Dense(5, activation="tanh", name=f"{block}1")(x))
+        x = L.Add(name=f"sum_{block}")([x, y])
+    return shake(keras.Model(features, L.Dense(3, name="head")(x), name="dense_blocks"))
+
+
+def channels_in_the_middle() -> keras.Model:
+    def build(image):
+        turned = [L.Permute((3, 1, 2), name=f"turn_{name}")(conv(image, 6, name)) for name in "abc"]
+        return conv(L.Permute((2, 3, 1), name="back")(L.Add(name="sum")(turned)), 4, "d")
+
+    return image_model(build)
+
+
+def in_a_nested_model() -> keras.Model:
+    def build(image):
+        inner = keras.Input((8, 8, 6), name="inner")
+        x = L.Add(name="sum")([inner, conv(inner, 6, "c")])
+        block = keras.Model(inner, L.Add(name="sum_2")([x, conv(x, 6, "d")]), name="block")
+        return L.Add(name="sum")([x := conv(image, 6, "a"), block(x)])
+
+    return image_model(build)
+
+
+def half_precision() -> keras.Model:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        return NETWORKS["residual_stage"]()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def grouped_and_flattened() -> keras.Model:
+    def build(image):
+        x = L.Conv2D(8, 3, padding="same", groups=2, name="a")(conv(image, 6, "stem"))
+        x = L.Add(name="sum")([x, conv(image, 8, "b")])
+        x = L.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="dw")(x) + conv(x, 16, "c")
+        return L.Reshape((1, 1, 8), name="as_image")(L.Dense(8, name="d")(L.Flatten(name="flat")(x)))
+
+    return image_model(build)
+
+
+@pytest.mark.parametrize(
+    "build", [dense_blocks, channels_in_the_middle, in_a_nested_model, half_precision, grouped_and_flattened]
+)
+def test_the_law_in_other_surroundings(build):
+    model = build()
+    coupling = union(model)
+    assert coupling.joins
+    for seed in range(3):
+        plan = plan_from(coupling, random_keep(coupling, seed))
+        require_law(model, plan, atol=2e-2 if build is half_precision else 2e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_damaged_plan_is_refused_or_obeys_the_law(data, staged):
+    """Whatever is dropped, added or swapped in one list."""
+    model, plan = staged
+    path = data.draw(st.sampled_from(sorted(plan.layers)))
+    field = data.draw(st.sampled_from(["in", "out"]))
+    rows = [list(row) for row in getattr(plan[path], f"{field}_index")]
+    port = data.draw(st.integers(0, len(rows) - 1))
+    row, size = rows[port], getattr(plan[path], f"{field}_size")[port]
+    at = data.draw(st.integers(0, len(row) - 1))
+    change = data.draw(st.sampled_from(["drop", "add", "swap"]))
+    if change == "drop":
+        del row[at]
+    elif change == "add":
+        row.insert(at, data.draw(st.sampled_from([c for c in range(size) if c not in row] or [row[at]])))
+    else:
+        row[at], row[at - 1] = row[at - 1], row[at]
+    damaged = changed(plan, path, **{f"{field}_index": tuple(map(tuple, rows))})
+    if damaged == plan:
+        return
+    try:
+        Plan.from_json(damaged.to_json())
+        smaller = keras_qcqp.rebuild(model, damaged)
+    except keras_qcqp.PlanError:
+        return
+    wanted = outputs(keras_qcqp.masked(model, damaged), images(model))[0]
+    np.testing.assert_allclose(outputs(smaller, images(model))[0], wanted, atol=2e-5 * max(1.0, np.abs(wanted).max()))
+
+
+@pytest.fixture(scope="module")
+def staged():
+    model = shake(NETWORKS["residual_stage"]())
+    coupling = union(model)
+    return model, plan_from(coupling, random_keep(coupling, 0))
 
 
 def test_masks_that_stand_in_two_orders_keep_theirs():
