@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 
 import numpy as np
 
 from keras_qcqp.coupling import Coupling, FrozenLayer
 from keras_qcqp.errors import BudgetError
-from keras_qcqp.graph import Node
 from keras_qcqp.partition import CoupledMask
 from keras_qcqp.patterns import matching, most_specific
 from keras_qcqp.problem import Mask
@@ -31,16 +30,25 @@ class _Wish:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Part:
-    """A mask in the output of a layer, each of its channels `times` there."""
+class _Output:
+    """An output of a layer that makes channels.
 
-    coupling: Coupling
-    mask: int
-    times: int
+    Attributes:
+        fixed: number of its channels that are always kept.
+        times: free mask -> how often each of its channels appears.
+        sizes: free mask -> number of its channels.
+        spare: free masks that may go altogether, since no tensor would be left without channels.
+    """
 
-    @property
-    def size(self) -> int:
-        return self.coupling.masks[self.mask].size
+    layer: str
+    fixed: int
+    times: Mapping[int, int]
+    sizes: Mapping[int, int]
+    spare: frozenset[int]
+
+    def width(self, spare: bool) -> int:
+        """Number of channels of the free masks that are, or are not, spare."""
+        return sum(n * self.times[m] for m, n in self.sizes.items() if (m in self.spare) is spare)
 
 
 def freeze(coupling: Coupling, widths: Widths) -> Coupling:
@@ -55,14 +63,13 @@ def freeze(coupling: Coupling, widths: Widths) -> Coupling:
     for node in coupling.graph.nodes:
         if node.layer not in wanted:
             continue
-        ids = np.unique(np.concatenate([x.ids for x in coupling.specs[node.name].outputs]))
-        free = {m for m in np.unique(coupling.mask_of[ids]).tolist() if _is_free(coupling.masks[m])}
-        number = int(np.isin(coupling.mask_of[ids], list(free)).sum())
-        if number and node.name == node.layer:
-            told.append(FrozenLayer(node.name, node.kind, ASKED_FOR, number))
+        masks = coupling.mask_of[np.unique(np.concatenate([x.ids for x in coupling.specs[node.name].outputs]))]
+        free = {m for m in np.unique(masks).tolist() if _is_free(coupling.masks[m])}
+        if free and node.name == node.layer:
+            told.append(FrozenLayer(node.name, node.kind, ASKED_FOR, int(np.isin(masks, list(free)).sum())))
         held |= free
-    masks = tuple(dataclasses.replace(m, frozen=m.frozen or i in held) for i, m in enumerate(coupling.masks))
-    return dataclasses.replace(coupling, masks=masks, frozen=(*coupling.frozen, *told))
+    frozen = tuple(dataclasses.replace(m, frozen=m.frozen or i in held) for i, m in enumerate(coupling.masks))
+    return dataclasses.replace(coupling, masks=frozen, frozen=(*coupling.frozen, *told))
 
 
 def allowed_masks(coupling: Coupling, widths: Widths) -> tuple[Mask, ...]:
@@ -71,13 +78,17 @@ def allowed_masks(coupling: Coupling, widths: Widths) -> tuple[Mask, ...]:
     Raises:
         BudgetError: a pattern speaks of no layer, or rules contradict each other.
     """
-    makers = [(node, ids, _free_parts(coupling, ids)) for node, ids in _makers(coupling)]
-    _require_spoken_of(coupling, widths, {node.layer for node, _, parts in makers if parts})
+    outputs = list(_outputs(coupling))
+    _require_spoken_of(coupling, widths, {x.layer for x in outputs if x.sizes})
     wishes: dict[int, dict[str, list[_Wish]]] = {}
-    for node, ids, parts in makers:
-        for mask, times in parts.items():
-            for name, wish in _wishes(widths, node, ids, _Part(coupling, mask, times)):
-                wishes.setdefault(mask, {}).setdefault(name, []).append(wish)
+    for output in outputs:
+        for name, counts in _COUNTS.items():
+            found = most_specific(widths.rule(name), output.layer)
+            if found is None or found[1] is None:
+                continue
+            text = f"{name} {found[1]:g} of '{output.layer}'"
+            for mask, count in counts(found[1], output).items():
+                wishes.setdefault(mask, {}).setdefault(name, []).append(_Wish(count, text))
     return tuple(_mask(coupled, wishes.get(number, {})) for number, coupled in enumerate(coupling.masks))
 
 
@@ -85,23 +96,37 @@ def _is_free(mask: CoupledMask) -> bool:
     return not (mask.frozen or mask.dead)
 
 
-def _makers(coupling: Coupling) -> Iterator[tuple[Node, np.ndarray]]:
-    """Layers that make channels, and the channels of each of their outputs."""
-    seen = set[int]()
+def _outputs(coupling: Coupling) -> Iterator[_Output]:
+    """The outputs of all layers that mix channels, and of those where masks come into being."""
+    seen, spare = set[int](), _spare(coupling)
     for node in coupling.graph.nodes:
         spec = coupling.specs[node.name]
         writes = any(a is not None and a.side == "out" for axes in spec.weights.values() for a in axes)
         mixes = node.name == node.layer and (writes or spec.macs)
         for x in spec.outputs:
-            masks = set(np.unique(coupling.mask_of[x.ids]).tolist())
-            if mixes or masks - seen:
-                yield node, x.ids
-            seen |= masks
+            found = {m: (coupling.masks[m], n) for m, n in multiplicities(coupling, x.ids).items()}
+            if mixes or found.keys() - seen:
+                fixed = sum(mask.size * n for mask, n in found.values() if mask.frozen)
+                free = {m: (mask, n) for m, (mask, n) in found.items() if _is_free(mask)}
+                times, sizes = {m: n for m, (_, n) in free.items()}, {m: mask.size for m, (mask, _) in free.items()}
+                yield _Output(node.layer, fixed, times, sizes, spare.intersection(free))
+            seen |= found.keys()
 
 
-def _free_parts(coupling: Coupling, ids: np.ndarray) -> dict[int, int]:
-    """Mask -> how often each of its channels appears among `ids`, for masks that rules can speak of."""
-    return {mask: n for mask, n in multiplicities(coupling, ids).items() if _is_free(coupling.masks[mask])}
+def _spare(coupling: Coupling) -> frozenset[int]:
+    """Masks that may go altogether: each tensor that holds one also holds one that may not. The smallest come first."""
+    tensors = [
+        {m for m in np.unique(coupling.mask_of[x.ids]).tolist() if not coupling.masks[m].dead}
+        for node in coupling.graph.nodes
+        for x in coupling.specs[node.name].outputs
+    ]
+    spare = set[int]()
+    alone = {next(iter(held)) for held in tensors if len(held) == 1}
+    free = [m for m, mask in enumerate(coupling.masks) if _is_free(mask) and m not in alone]
+    for mask in sorted(free, key=lambda m: (coupling.masks[m].size, -m)):
+        if all(held - spare - {mask} for held in tensors if mask in held):
+            spare.add(mask)
+    return frozenset(spare)
 
 
 def _require_spoken_of(coupling: Coupling, widths: Widths, free: set[str]) -> None:
@@ -117,34 +142,48 @@ def _require_spoken_of(coupling: Coupling, widths: Widths, free: set[str]) -> No
                 )
 
 
-def _wishes(widths: Widths, node: Node, ids: np.ndarray, part: _Part) -> Iterator[tuple[str, _Wish]]:
-    for name, count in _COUNTS.items():
-        found = most_specific(widths.rule(name), node.layer)
-        if found is not None and found[1] is not None:
-            yield name, _Wish(count(found[1], ids, part), f"{name} {found[1]:g} of '{node.layer}'")
+def _least(value: float, output: _Output) -> dict[int, int]:
+    """Together at least `value` channels of the layer; spare masks round down, the others make up for it."""
+    width = output.fixed + output.width(True) + output.width(False)
+    wanted = int(value) if value >= 1 else math.ceil(value * width * (1 - 1e-12))
+    share = min(Fraction(wanted, width), Fraction(1))
+    found = {m: math.floor(share * output.sizes[m]) for m in output.spare}
+    rest = share * width - sum(count * output.times[m] for m, count in found.items())
+    share = rest / max(width - output.width(True), 1)
+    return found | {m: min(n, max(1, math.ceil(share * n))) for m, n in output.sizes.items() if m not in output.spare}
 
 
-def _least(value: float, ids: np.ndarray, part: _Part) -> int:
-    share = Fraction(int(value), len(ids)) if value >= 1 else value * (1 - 1e-12)
-    return min(part.size, max(1, math.ceil(share * part.size)))
+def _most(value: float, output: _Output) -> dict[int, int]:
+    """Together at most `value` channels of the layer, fixed ones included; spare masks round up if others can pay."""
+    spare, others = output.width(True), output.width(False)
+    width = output.fixed + spare + others
+    wanted = int(value) if value >= 1 else math.floor(value * width * (1 + 1e-12))
+    if wanted >= width:
+        return {}
+    share = max(Fraction(wanted - output.fixed, max(spare + others, 1)), Fraction(0))
+    rounded = math.ceil if others else math.floor
+    found = {m: rounded(share * output.sizes[m]) for m in output.spare}
+    rest = wanted - output.fixed - sum(count * output.times[m] for m, count in found.items())
+    share = max(Fraction(rest, max(others, 1)), Fraction(0))
+    counts = {m: max(1, math.floor(share * n)) for m, n in output.sizes.items() if m not in output.spare}
+    excess = sum(n * output.times[m] for m, n in counts.items()) - rest
+    while excess > 0 and max(counts.values(), default=0):
+        largest = max(counts, key=lambda m: (counts[m] * output.times[m], m))
+        counts[largest] -= 1
+        excess -= output.times[largest]
+    return found | counts
 
 
-def _most(value: float, ids: np.ndarray, part: _Part) -> int:
-    """So many of the mask that no more than `value` of the layer stay, the frozen ones included."""
-    width = len(ids)
-    most = int(value) if value >= 1 else math.floor(value * width * (1 + 1e-12))
-    if most >= width:
-        return part.size
-    held = int(np.array([m.frozen for m in part.coupling.masks])[part.coupling.mask_of[ids]].sum())
-    return max(0, math.floor(Fraction(most - held, width - held) * part.size))
+def _step(value: float, output: _Output) -> dict[int, int]:
+    return {m: int(value) // math.gcd(int(value), times) for m, times in output.times.items()}
 
 
-def _step(value: float, ids: np.ndarray, part: _Part) -> int:
-    del ids
-    return int(value) // math.gcd(int(value), part.times)
-
-
-_COUNTS = {"min_keep": _least, "max_keep": _most, "width_multiple": _step}
+_COUNTS: dict[str, Callable[[float, _Output], dict[int, int]]] = {
+    "min_keep": _least,
+    "max_keep": _most,
+    "width_multiple": _step,
+}
+"""Rule -> what a value says of each free mask in an output."""
 
 
 def _mask(coupled: CoupledMask, wishes: dict[str, list[_Wish]]) -> Mask:
