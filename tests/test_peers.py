@@ -14,8 +14,9 @@ import cases
 import numpy as np
 import pytest
 
+from keras_qcqp import problem_io
 from keras_qcqp.problem import Mask, Need, Pair, Problem, Resource, counts_of, evaluate, violations
-from tests.benchmarks import add_greedy, peers
+from tests.benchmarks import add_greedy, instances, peers
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = {"SCIP": "pyscipopt", "SCIP from greedy": "pyscipopt", "CPLEX": "cplex"}
@@ -193,3 +194,27 @@ def test_greedy_out_of_time_is_feasible():
     keep = add_greedy.add_greedy(problem, time_limit_s=0.0)
     assert counts_of(keep) == (4, 4, 4)
     assert violations(problem, keep) == []
+
+
+@pytest.mark.parametrize("pairs", [1e4, 1e5, 1e6])
+@pytest.mark.parametrize("kind", ["chain", "resnet"])
+def test_growing_instances_have_the_number_of_pairs_in_their_name(kind, pairs):
+    problem = instances.make(f"{kind}/{pairs:.0e}")
+    assert sum(p.values.size for p in problem.pairs) == pytest.approx(pairs, rel=0.05)
+    assert bool(problem.needs) == (kind == "resnet")
+    (macs,) = problem.limited
+    assert problem.limits["macs"] == pytest.approx(0.5 * macs.usage([m.size for m in problem.masks]), rel=1e-3)
+    assert add_greedy._targets(problem) or kind == "chain"
+
+
+def test_the_benchmark_measures_what_the_oracle_says(run_python, tmp_path):
+    problem = cases.random_problem(1, [30, 40, 30], share=0.4)
+    problem_io.save(problem, tmp_path / "problem.npz")
+    told = tmp_path / "told.json"
+    process = run_python("-m", "tests.benchmarks.solve_one", tmp_path / "problem.npz", "2", told)
+    assert process.returncode == 0, process.stderr
+    row = json.loads(told.read_text())
+    assert row["violations"] == [] and row["pairs"] == 2 * 30 * 40
+    assert 0 < row["warm"] <= row["objective"] * (1 + 1e-9) <= row["bound"] * (1 + 1e-6)
+    assert 0.9 < row["used"] <= 1
+    assert row["worker_mib"] > 20 and 20 < row["peak_mib"] < 200  # MiB; neither holds TensorFlow
