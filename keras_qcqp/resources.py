@@ -93,8 +93,6 @@ of tensors that live at once while the deployed file runs, which is no sum (see 
 that file, an upper bound.
 """
 
-_Sum = tuple[int, tuple[tuple[int, int], ...]]
-
 MOMENTS: Mapping[str, Callable[[Coupling, str], Moments]] = {"peak_bytes": peak_steps}
 """Resource name -> for each moment its name and terms; the greatest of their sums is added to the resource."""
 
@@ -115,21 +113,22 @@ def resource(coupling: Coupling, name: str, recipe: str = "float32") -> Resource
 
 
 def _steps(coupling: Coupling, moments: Moments) -> tuple[Step, ...]:
-    """Without those that another one exceeds whatever is kept."""
-    sums = [polynomial(coupling, name, "", terms) for name, terms in moments]
-    steps = dict.fromkeys((s.constant, tuple(sorted((m, c) for m, c in s.linear.items() if c))) for s in sums)
-    names = {(s.constant, tuple(sorted((m, c) for m, c in s.linear.items() if c))): s.name for s in reversed(sums)}
-    kept = [
-        Step(names[step], step[0], dict(step[1]))
-        for step in steps
-        if not any(_exceeds(other, step) for other in steps if other != step)
-    ]
-    return tuple(kept)
+    """Without those that another one reaches at least, whatever is kept."""
+    sums = (polynomial(coupling, name, "", terms) for name, terms in moments)
+    steps = [Step(s.name, s.constant, s.linear) for s in sums]
+    for step in list(steps):
+        if any(_exceeds(coupling, other, step) for other in steps if other is not step):
+            steps = [other for other in steps if other is not step]
+    return tuple(steps)
 
 
-def _exceeds(other: _Sum, step: _Sum) -> bool:
-    coefficients = dict(other[1])
-    return other[0] >= step[0] and all(coefficients.get(mask, 0) >= value for mask, value in step[1])
+def _exceeds(coupling: Coupling, other: Step, step: Step) -> bool:
+    """Whether `other` is at least `step`, however many channels of the masks that are not frozen are kept."""
+    room = other.constant - step.constant
+    for number, mask in enumerate(coupling.masks):
+        more = mask.size * (step.linear.get(number, 0) - other.linear.get(number, 0))
+        room -= more if mask.frozen and not mask.dead else max(more, 0)
+    return room >= 0
 
 
 def polynomial(coupling: Coupling, name: str, unit: str, terms: Iterable[Term]) -> Resource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections import Counter
@@ -12,10 +13,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tflite_tools import memory
 from tflite_tools.errors import TfliteFileError
+from tflite_tools.memory import Lifetime
 
 TfliteSource = bytes | str | os.PathLike[str]
 
+_BITS = {
+    **{"int2": 2, "int4": 4, "uint4": 4, "bool": 8, "int8": 8, "uint8": 8},
+    **{"int16": 16, "uint16": 16, "float16": 16, "bfloat16": 16},
+    **{"int32": 32, "uint32": 32, "float32": 32},
+    **{"int64": 64, "uint64": 64, "float64": 64, "complex64": 64, "complex128": 128},
+    **{"string": 0, "resource": 0, "variant": 0},  # not in the arena
+}
 _IDENTIFIER = b"TFL3"  # at byte 4 of every model since schema version 3
 
 
@@ -52,6 +62,10 @@ class TfliteFacts:
     Attributes:
         size_bytes: the whole file. Names, scales and versions can be half of a small one.
         weight_bytes: all constant buffers, which is what grows with the channels.
+        peak_bytes: the most bytes of activations alive at once when the operators of the main graph run one by one;
+            no runtime can do with less, unless it computes in place.
+        arena_bytes: the same when a planner places them, greedy by size, at multiples of 64 bytes; working memory of
+            the operators is not in it.
         operators: of all subgraphs, in execution order.
         inputs: in the order and under the names of the signature; of the tensors where there is none.
         outputs: the same for the results.
@@ -59,6 +73,8 @@ class TfliteFacts:
 
     size_bytes: int
     weight_bytes: int
+    peak_bytes: int
+    arena_bytes: int
     operators: tuple[OpFacts, ...]
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[TensorFacts, ...]
@@ -123,9 +139,12 @@ def _facts(data: bytes) -> TfliteFacts:
     model = schema.Model.GetRootAs(data, 0)
     graph = model.Subgraphs(0)
     inputs, outputs = _named_tensors(model, graph)
+    lifetimes = _lifetimes(model, graph)
     return TfliteFacts(
         size_bytes=len(data),
         weight_bytes=sum(_buffer_lengths(model, len(data))),
+        peak_bytes=memory.peak_bytes(lifetimes),
+        arena_bytes=memory.arena_bytes(lifetimes),
         operators=tuple(_operators(model)),
         inputs=tuple(_tensor(graph.Tensors(index), name) for name, index in inputs),
         outputs=tuple(_tensor(graph.Tensors(index), name) for name, index in outputs),
@@ -166,9 +185,34 @@ def _activation_dtypes(model: Any, graph: Any, indices: list[int]) -> Iterator[s
         if index < 0:  # an optional input that is absent
             continue
         tensor = graph.Tensors(index)
-        buffer = model.Buffers(tensor.Buffer())
-        if buffer.DataLength() == 0 and buffer.Size() == 0:
+        if not _is_constant(model, tensor):
             yield _dtype(tensor)
+
+
+def _is_constant(model: Any, tensor: Any) -> bool:
+    buffer = model.Buffers(tensor.Buffer())
+    return buffer.DataLength() > 0 or buffer.Size() > 0
+
+
+def _lifetimes(model: Any, graph: Any) -> tuple[Lifetime, ...]:
+    """Of every activation: inputs live from the start, outputs to the end, the others from maker to last reader."""
+    first = {graph.Inputs(i): -1 for i in range(graph.InputsLength())}
+    last = dict(first)
+    for step in range(graph.OperatorsLength()):
+        op = graph.Operators(step)
+        for made in (op.Outputs(i) for i in range(op.OutputsLength())):
+            last[made] = max(step, last.get(made, step))
+            first.setdefault(made, step)
+        for read in (op.Inputs(i) for i in range(op.InputsLength())):
+            if read in first:  # neither a constant nor an absent input
+                last[read] = step
+    last |= {graph.Outputs(i): graph.OperatorsLength() for i in range(graph.OutputsLength())}
+    return tuple(Lifetime(first[t], last[t], _bytes(graph.Tensors(t))) for t in first if t >= 0)
+
+
+def _bytes(tensor: Any) -> int:
+    count = math.prod(int(tensor.Shape(axis)) for axis in range(tensor.ShapeLength()))
+    return -(-count * _BITS[_dtype(tensor)] // 8)
 
 
 def _named_tensors(model: Any, graph: Any) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:

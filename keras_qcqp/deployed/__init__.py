@@ -13,6 +13,9 @@ The peak is exact, but for three things that are counted too large, never too sm
   whether an operand is stored once for each of them depends on the data;
 * union residuals: aligning the operands depends on the order of channels, which is chosen after the selection.
 
+It is told for trained weights: the converter also drops what happens to do nothing, and does not fuse the activation of
+a Conv2DTranspose whose bias is all zero.
+
 The size is an upper bound within a few hundred bytes of the truth for each hundred tensors: padding is counted as large
 as it may become, and tensor names as long.
 """
@@ -27,7 +30,7 @@ from keras_qcqp.deployed.fusion import fuse
 from keras_qcqp.deployed.lifetimes import live_sets
 from keras_qcqp.deployed.lowering import lower
 from keras_qcqp.deployed.order import execution_order
-from keras_qcqp.deployed.program import Program
+from keras_qcqp.deployed.program import Op, Program
 from keras_qcqp.deployed.requantizing import requantize
 from keras_qcqp.errors import BudgetError, did_you_mean
 from keras_qcqp.terms import Term, item_bytes
@@ -42,14 +45,17 @@ def require_recipe(recipe: str) -> None:
         raise BudgetError(f"Unknown recipe {recipe!r}. {did_you_mean(recipe, tuple(RECIPES))}")
 
 
-def deployed(coupling: Coupling, recipe: str) -> Program:
+def deployed(coupling: Coupling, recipe: str, resource: str = "peak_bytes") -> Program:
     """The operators of the file.
+
+    Args:
+        resource: what is being counted, for the error.
 
     Raises:
         BudgetError: a spatial size is unknown, or the recipe.
     """
     require_recipe(recipe)
-    program = lower(coupling)
+    program = lower(coupling, resource)
     program = fuse(program, execution_order(program))
     return requantize(program) if recipe == "int8" else program
 
@@ -63,7 +69,7 @@ def peak_steps(coupling: Coupling, recipe: str) -> tuple[tuple[str, tuple[Term, 
         BudgetError: a spatial size is unknown, or the recipe.
     """
 
-    def bytes_of(alive: list) -> tuple[Term, ...]:
+    def bytes_of(alive: list[Op]) -> tuple[Term, ...]:
         return tuple(
             term.times(RECIPES[recipe] if "float" in op.value.dtype else item_bytes(op.value.dtype))
             for op in alive
@@ -79,4 +85,4 @@ def file_terms(coupling: Coupling, recipe: str) -> Iterator[Term]:
     Raises:
         BudgetError: a spatial size is unknown, or the recipe.
     """
-    return file_terms_of(deployed(coupling, recipe), recipe)
+    return file_terms_of(deployed(coupling, recipe, "tflite_bytes"), recipe)

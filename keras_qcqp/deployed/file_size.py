@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from keras_qcqp.deployed.absorbing import has_bias
 from keras_qcqp.deployed.program import Constant, Op, Program
 from keras_qcqp.terms import Term
 
@@ -60,7 +61,7 @@ def _operator_bytes(op: Op) -> int:
 
 def _stored(op: Op) -> tuple[Constant, ...]:
     """The constants of an operator; a convolution without a bias gets one of zeros."""
-    if op.kind not in _BIASED or any(c.kind == "bias" for c in op.constants):
+    if op.kind not in _BIASED or has_bias(op.constants):
         return op.constants
     kernel = op.constants[0]
     zeros = dataclasses.replace(kernel, kind="bias", rank=1, elements=kernel.scales, shared=f"{kernel.shared}/zeros")

@@ -18,22 +18,27 @@ from keras_qcqp.deployed.moving import MOVING, reshape, squeezed, unsqueezed
 from keras_qcqp.deployed.naming import Scopes
 from keras_qcqp.deployed.program import Constant, Op, Program, Value
 from keras_qcqp.deployed.site import Site, as_value
+from keras_qcqp.errors import BudgetError
 from keras_qcqp.graph import Node
+from keras_qcqp.terms import unknown_size
 
 Lowering = Callable[[Site], int]
 
 
-def lower(coupling: Coupling) -> Program:
+def lower(coupling: Coupling, resource: str) -> Program:
     """The operators of a network, nothing fused yet, in the order of its layers.
 
     Raises:
-        BudgetError: a size is unknown.
+        BudgetError: a size is unknown, so `resource` cannot be counted.
     """
     graph, ops, made = coupling.graph, dict[int, Op](), dict[int, int]()
+    for node in graph.nodes:
+        if any(None in tensor.shape[1:] for tensor in node.outputs):
+            raise BudgetError(unknown_size(node, resource))
     scopes = Scopes(graph.name)
     for node in graph.nodes:
         if issubclass(node.cls, keras.layers.InputLayer):
-            value = as_value(node, node.outputs[0], coupling.specs[node.name].outputs[0])
+            value = as_value(node.outputs[0], coupling.specs[node.name].outputs[0])
             made[node.outputs[0].number] = len(ops)
             ops[len(ops)] = Op("INPUT", node.name.lower(), node, (), value, labels=(node.name,))
             continue

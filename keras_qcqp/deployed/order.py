@@ -1,9 +1,9 @@
 """The order in which the converter writes operators.
 
-TensorFlow imports the traced graph in reverse post-order of a depth-first walk that starts at the graph's arguments
-(inputs and variables) and takes the greatest name first, at every step. So a branch with a smaller name runs first,
-and an operator runs late when one of its variables has a great name. Learnt from converted files, where it held for
-every operator.
+It runs through the traced graph depth first: the arguments of the graph (inputs and variables) in the order of their
+names, and after each node those of its readers that then have all they read, again by name, each with all that follows
+from it. So a branch with a smaller name runs first, and an operator waits for the variable with the greatest name.
+Learnt from converted files.
 """
 
 from __future__ import annotations
@@ -13,32 +13,24 @@ from keras_qcqp.deployed.program import Program
 
 def execution_order(program: Program) -> dict[int, int]:
     """Operator -> its place; smaller comes first."""
-    readers = program.readers()
-    entries: dict[str, list[int]] = {}
+    followers: dict[str | int, list[int]] = {number: [] for number in program.ops}
+    names: dict[str | int, str] = {number: op.label for number, op in program.ops.items()}
+    waits: dict[str | int, int] = {}
     for number, op in program.ops.items():
-        if op.kind == "INPUT":
-            entries[op.label] = readers[number]
-        for root in op.roots:
-            entries.setdefault(root, []).append(number)
-    finished: list[int] = []
-    seen: set[int] = set()
-    for name in sorted(entries, reverse=True):
-        _walk(program, readers, entries[name], seen, finished)
-    rest = [number for number in program.ops if number not in seen]  # inputs, and what reads nothing
-    return {number: place for place, number in enumerate([*rest, *reversed(finished)])}
-
-
-def _walk(
-    program: Program, readers: dict[int, list[int]], start: list[int], seen: set[int], finished: list[int]
-) -> None:
-    """Depth first, greatest name first, without recursion: networks may be deep."""
-    by_name = lambda number: program.ops[number].label  # noqa: E731
-    stack = [(number, False) for number in sorted(start, key=by_name)]
+        sources: set[str | int] = {*op.reads, *op.roots}
+        waits[number] = len(sources)
+        for source in sources:
+            followers.setdefault(source, []).append(number)
+            names.setdefault(source, str(source))
+    stack: list[str | int] = [source for source in names if not waits.get(source)]
+    stack.sort(key=names.__getitem__, reverse=True)
+    place: dict[int, int] = {}
     while stack:
-        number, leaving = stack.pop()
-        if leaving:
-            finished.append(number)
-        elif number not in seen:
-            seen.add(number)
-            stack.append((number, True))
-            stack += [(reader, False) for reader in sorted(readers[number], key=by_name) if reader not in seen]
+        source = stack.pop()
+        if isinstance(source, int):
+            place[source] = len(place)
+        for follower in followers[source]:
+            waits[follower] -= 1
+        ready = [follower for follower in followers[source] if not waits[follower]]
+        stack += sorted(ready, key=names.__getitem__, reverse=True)
+    return place

@@ -15,9 +15,8 @@ from keras_qcqp.coupling import Coupling
 from keras_qcqp.deployed.activations import FUNCTIONS, name_of
 from keras_qcqp.deployed.naming import Scopes
 from keras_qcqp.deployed.program import Constant, Op, Value
-from keras_qcqp.errors import BudgetError
 from keras_qcqp.graph import Node, Tensor
-from keras_qcqp.terms import Term, unknown_size
+from keras_qcqp.terms import Term
 
 
 class Site:
@@ -46,7 +45,7 @@ class Site:
 
     def result(self, port: int = 0) -> Value:
         """The tensor that the call returns."""
-        return as_value(self.node, self.node.outputs[port], self._coupling.specs[self.node.name].outputs[port])
+        return as_value(self.node.outputs[port], self._coupling.specs[self.node.name].outputs[port])
 
     def emit(
         self,
@@ -153,14 +152,8 @@ class Site:
         return Term(self.node, number, ())
 
 
-def as_value(node: Node, tensor: Tensor, channels: Channels) -> Value:
-    """A tensor of the Keras graph as it is deployed, for a batch of one.
-
-    Raises:
-        BudgetError: a size is unknown.
-    """
-    sizes = [size for size in tensor.shape[1:] if size is not None]
-    if len(sizes) != len(tensor.shape[1:]):
-        raise BudgetError(unknown_size(node, "peak_bytes"))
+def as_value(tensor: Tensor, channels: Channels) -> Value:
+    """A tensor of the Keras graph as it is deployed, for a batch of one; all its sizes are known."""
+    sizes = tuple(size for size in tensor.shape[1:] if size is not None)
     axis = channels.axis if len(channels) else None
     return Value((1, *sizes), axis, channels.ids if axis is not None else np.zeros(0, int), tensor.dtype)

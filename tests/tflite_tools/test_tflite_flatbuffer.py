@@ -134,3 +134,13 @@ def test_damage_raises_nothing_but_our_error(small_file, data):
         damaged[data.draw(st.integers(8, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(TfliteFileError):
         read_facts(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "arena"),
+    [("tiny_int8", 49_152, 49_152), ("tiny_f32", 196_608, 196_608), ("conv3x3_in32_out17_int8", 12_544, 12_544)],
+)
+def test_memory_of_genuine_files(fixture_model, name, peak, arena):
+    """The arena of the first two is what TensorFlow Lite Micro allocates."""
+    facts = read_facts(fixture_model(name))
+    assert (facts.peak_bytes, facts.arena_bytes) == (peak, arena)
