@@ -47,13 +47,19 @@ class Meter:
         Raises:
             BudgetError: a budget asks for what cannot be counted, or for layers that do not exist.
         """
-        counted = resources.count_all(coupling, self.recipe)
+        counted = [self._in_words(r) for r in resources.count_all(coupling, self.recipe)]
         known = {r.name for r in counted}
         for limit in budget.asked():
             if limit.pattern is None and limit.name not in self.names and limit.resource not in known:
                 resources.resource(coupling, limit.resource, self.recipe)  # raises, naming the layer
         own = tuple(costs.as_resource(coupling, model) for model in self.models)
         return (*counted, *own, *(self._scoped(coupling, limit) for limit in _scopes(budget)))
+
+    def _in_words(self, resource: Resource) -> Resource:
+        """What depends on the number format says so, unless it is the usual one."""
+        if self.recipe == "float32" or resource.name not in ("peak_bytes", "tflite_bytes"):
+            return resource
+        return dataclasses.replace(resource, unit=f"{resource.unit} {self.recipe}")
 
     def _scoped(self, coupling: Coupling, limit: Limit) -> Resource:
         unit = resources.COUNTERS[limit.resource][0]
