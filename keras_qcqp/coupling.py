@@ -14,6 +14,7 @@ from keras_qcqp.errors import FrozenLayerError, ModelError, QcqpError, did_you_m
 from keras_qcqp.graph import Graph, Node
 from keras_qcqp.partition import CoupledMask, group_masks, label_channels
 from keras_qcqp.problem import Need
+from keras_qcqp.spec_check import checked
 from keras_qcqp.streams import Streams
 from keras_qcqp.together import Together, ties
 from keras_qcqp.union import Join, Sum
@@ -190,7 +191,7 @@ class _Run:
                 raise Frozen(rules.missing_reason(node))
             if not node.readable:
                 raise Frozen(f"operation {node.kind} does not tell its arguments")
-            spec = _checked(node, call, rule(call))
+            spec = checked(node, call, rule(call))
         except Frozen as verdict:
             spec = self._give_up(node, call, str(verdict))
         except QcqpError:
@@ -301,31 +302,3 @@ class _Run:
 
 def _all_ids(channels: Sequence[Channels]) -> np.ndarray:
     return np.concatenate([x.ids for x in channels] or [np.zeros(0, int)])
-
-
-def _checked(node: Node, call: Call, spec: Spec) -> Spec:
-    """Holds a rule against the shapes of the layer; forgets weights the layer does not have."""
-    if not isinstance(spec, Spec):
-        raise ModelError(f"The rule for {node.kind} returned {type(spec).__name__}, a Spec was expected.")
-    if len(spec.outputs) != len(node.outputs):
-        raise ModelError(
-            f"The rule for {node.kind} gave {len(spec.outputs)} outputs, layer '{node.layer}' has {len(node.outputs)}."
-        )
-    for tensor, x in zip(node.outputs, spec.outputs, strict=True):
-        size = tensor.shape[x.axis] if len(x) else len(x)
-        if size != len(x):
-            raise ModelError(
-                f"The rule for {node.kind} gave {len(x)} channels along axis {x.axis} of '{node.name}', whose output "
-                f"has shape {tensor.shape}."
-            )
-    unknown = sorted(set(node.weights) - set(spec.weights))
-    if unknown:
-        raise Frozen(f"weights {', '.join(unknown)} are not described by the rule for {node.kind}")
-    weights = {name: spec.weights[name] for name in node.weights}
-    for name, axes in weights.items():
-        sides = {"in": call.inputs, "out": spec.outputs}
-        sizes = [None if a is None else len(a.follow(sides[a.side][a.port].ids)) for a in axes]
-        shape = node.weights[name].shape
-        if len(sizes) != len(shape) or any(n not in (None, s) for n, s in zip(sizes, shape, strict=True)):
-            raise Frozen(f"weight {name} has shape {shape}, the rule for {node.kind} expects {sizes}")
-    return dataclasses.replace(spec, weights=weights)

@@ -8,7 +8,6 @@ producers is not the same: a batch norm's shift revives them.)
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +15,12 @@ import keras
 import numpy as np
 
 from keras_qcqp import graph, keras_graph
+from keras_qcqp.carry_over import copy_compile, copy_trainable, custom_objects
 from keras_qcqp.channels import Axis, Lookup, Spec, substitute
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.errors import ModelError, PlanError
-from keras_qcqp.plan import LayerPlan, Plan, require_match
+from keras_qcqp.plan import LayerPlan, Plan
+from keras_qcqp.plan_check import require_match
 from keras_qcqp.realign import Adapter, aligned, zeroed
 
 Values = dict[str, dict[str, np.ndarray]]
@@ -133,8 +134,8 @@ def _build(model: keras.Model, values: Values, copier: _Copier) -> keras.Model:
             variable.assign(value)  # in Keras' order; names may be automatic
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
-    _copy_trainable(model, clone)
-    _copy_compile(model, clone)
+    copy_trainable(model, clone)
+    copy_compile(model, clone)
     return clone
 
 
@@ -230,7 +231,7 @@ def _entry_shape(old: keras_graph.Shape, given: keras_graph.Shape) -> keras_grap
 
 def _from_config(layer: Any, path: str, edits: Mapping[str, Any]) -> Any:
     try:
-        with keras.saving.custom_object_scope(_custom_objects(layer)):
+        with keras.saving.custom_object_scope(custom_objects(layer)):
             config = {key: _initializer(key, value) for key, value in layer.get_config().items()}
             return type(layer).from_config({**config, **edits})
     except Exception as error:
@@ -245,60 +246,4 @@ def _initializer(key: str, value: Any) -> Any:
     if key.endswith("initializer") and isinstance(value, dict) and value.get("class_name") == "Constant":
         constant = value.get("config", {}).get("value")
         return value if isinstance(constant, (int, float)) else "zeros"
-    return value
-
-
-def _custom_objects(holder: Any) -> dict[str, Any]:
-    """The user's own functions and classes that a layer (or model) holds, under the names its config gives them."""
-    found: dict[str, Any] = {}
-    for value in vars(holder).values():
-        cls: Callable[..., Any] = value if callable(value) and hasattr(value, "__name__") else type(value)
-        if not getattr(cls, "__module__", "builtins").startswith(("keras.", "builtins")):
-            found[cls.__name__] = cls
-    return found
-
-
-def _copy_trainable(model: keras.Model, clone: keras.Model) -> None:
-    """Flags and dtype policies of containers; outer flags first, since setting one sets all below it."""
-    clone.trainable, clone.dtype_policy = model.trainable, model.dtype_policy
-    copies = {layer.name: layer for layer in clone.layers}  # their order may differ where operands were aligned
-    for old in model.layers:
-        if keras_graph.as_functional(old) is not None:
-            _copy_trainable(old, copies[old.name])
-        else:
-            copies[old.name].trainable = old.trainable
-
-
-def _copy_compile(model: keras.Model, clone: keras.Model) -> None:
-    own = [name for name in _TRAINING if not _from_keras(getattr(type(model), name, None))]
-    if own:
-        warnings.warn(
-            f"'{model.name}' has its own {', '.join(own)} ({type(model).__name__}); the pruned model is a plain Keras "
-            "model without them.",
-            stacklevel=4,
-        )
-    if not model.compiled or "compile" in own:
-        return
-    settings = keras_graph.compile_settings(model)
-    try:
-        clone.compile(**{key: keras.tree.map_structure(_afresh, value) for key, value in settings.items()})
-    except Exception as error:  # an optimizer or metric of the user's own must not cost them the pruned model
-        warnings.warn(
-            f"The compile settings of '{model.name}' could not be carried over ({error}); call compile() again.",
-            stacklevel=4,
-        )
-
-
-_TRAINING = ("compile", "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
-
-
-def _from_keras(function: Any) -> bool:
-    return function is None or function.__module__.startswith("keras.src.")
-
-
-def _afresh(value: Any) -> Any:
-    """Optimizers and metrics have a state: new ones with the same settings. Everything else can be shared."""
-    if isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric)):
-        with keras.saving.custom_object_scope(_custom_objects(value)):
-            return type(value).from_config(value.get_config())
     return value

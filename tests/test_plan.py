@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from keras_qcqp.coupling import couple
 from keras_qcqp.errors import FileError, PlanError
 from keras_qcqp.graph import read
-from keras_qcqp.plan import LayerPlan, Plan, plan_from, require_match
+from keras_qcqp.plan import LayerPlan, Plan, plan_from
+from keras_qcqp.plan_check import require_match
 from keras_qcqp.rebuilder import masked, rebuild
 
 SMALL = Plan(
