@@ -121,6 +121,32 @@ def test_quiet_says_nothing_and_the_text_report_is_the_usual_one(command, tmp_pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.keras", "a.txt", "b.keras"]
 
 
+def test_all_rules_can_be_given(command, tmp_path):
+    status, output, errors = command(
+        "--model={in}/tiny.keras",
+        "--budget=macs=0.9,b_*:params=0.9,tflite_bytes=0.95",
+        "--recipe=int8",
+        "--residual=auto",
+        "--min_keep=a_*=1,*=2",
+        "--max_keep=hidden=5",
+        "--width_multiple=a_conv=2,*=1",
+        "--frozen=b_conv",
+        "--together=a_conv:0-1",
+        "--together=hidden:1-2+6",
+        "--output={out}/a.keras",
+        "--plan_output={out}/a.json",
+    )
+    assert status == 0, errors
+    assert output.startswith("Pruned 'chain' to macs=0.9,tflite_bytes=0.95,b_*:params=0.9\n")
+    assert "tflite_bytes [B int8]" in output and "params[b_*] [params]" in output
+    assert "b_conv (Conv2D), 5 channels: asked for" in output
+    layers = Plan.load(tmp_path / "a.json").layers
+    kept = {name: set(layers[name].out_index[0]) for name in ("a_conv", "b_conv", "hidden")}
+    assert len(kept["a_conv"]) % 2 == 0 and len(kept["b_conv"]) == 5 and len(kept["hidden"]) <= 5
+    assert kept["a_conv"] >= {0, 1} or not kept["a_conv"] & {0, 1}
+    assert kept["hidden"] >= {1, 2, 6} or not kept["hidden"] & {1, 2, 6}
+
+
 def test_an_old_output_is_replaced(command, tmp_path):
     (tmp_path / "a.keras").write_text("old")
     assert command("--model={in}/tiny.keras", "--budget=macs=0.6", "--output={out}/a.keras", "--quiet")[0] == 0
@@ -142,8 +168,9 @@ finally:
     process = run_python("-c", code)
     assert (process.returncode, process.stderr) == (0, "")
     assert "python -m keras_qcqp.prune_main --model=in.keras --budget=macs=0.5 --output=out.keras" in process.stdout
-    flags = "model output budget plan plan_output report_output importance min_keep width_multiple strict seed quiet"
-    for name in [*flags.split(), "time_limit_s"]:
+    flags = """model output budget plan plan_output report_output importance residual recipe min_keep max_keep
+        width_multiple frozen together strict seed num_workers time_limit_s quiet"""
+    for name in flags.split():
         assert f"\n  --{name}: " in process.stdout
 
 
@@ -156,7 +183,6 @@ WRONG_USAGE = [
     ((*GOOD, "--nope=1"), "Unknown command line flag 'nope'. See --help."),
     ((*GOOD, "--widthmultiple=1"), "Unknown command line flag 'widthmultiple'. Did you mean: width_multiple ?. See"),
     ((*GOOD, "--seed=abc"), "flag --seed=abc: invalid literal for int() with base 10: 'abc'. See --help."),
-    ((*GOOD, "--min_keep=few"), "flag --min_keep=few: could not convert string to float: 'few'. See --help."),
     ((*GOOD, "in.keras"), "Unexpected argument 'in.keras'. Every input is a flag, --name=value. See --help."),
     (
         (GOOD[0], GOOD[2], "--plan=x.json", "--report_output={out}/r.txt"),
@@ -177,10 +203,18 @@ REFUSED_AT_ONCE = [
     ((*GOOD, "--report_output=/proc/r.txt"), "Cannot write '/proc/r.txt': no file can be created in '/proc' ("),
     (
         (GOOD[0], "--budget=mac=0.5", GOOD[2]),
-        "Unknown budget 'mac'. Did you mean 'macs'? Known: activation_bytes, flops, macs, params, weight_bytes.",
+        "Unknown budget 'mac'. Did you mean 'macs'? Known: activation_bytes, flops, macs, params, peak_bytes, ",
     ),
     ((GOOD[0], "--budget=macs=nan", GOOD[2]), "Budget macs=nan must be finite and above 0"),
     ((GOOD[0], "--budget=", GOOD[2]), "The budget is empty."),
+    ((GOOD[0], "--budget=a*:peak_bytes=0.5", GOOD[2]), "Budget a*:peak_bytes: 'peak_bytes' is not a sum over layers."),
+    ((*GOOD, "--min_keep=few"), "min_keep: cannot read 'few'. Write a number, or pattern=number,... with '*' for all"),
+    ((*GOOD, "--min_keep=0"), "min_keep must be a count >= 1 or a fraction in (0, 1), got 0."),
+    ((*GOOD, "--max_keep=1.0"), "max_keep must be a count >= 1 or a fraction in (0, 1) (leave it out for no limit), "),
+    ((*GOOD, "--width_multiple=0"), "width_multiple must be an integer >= 1, got 0."),
+    ((*GOOD, "--width_multiple=a=4,b=2.5"), "width_multiple of 'b' must be an integer >= 1, got 2.5."),
+    ((*GOOD, "--together=a:0-x"), "together: cannot read 'a:0-x'. Write conv_a,conv_b for layers that keep the same"),
+    ((*GOOD, "--together=a"), "together: a set is a list of two or more layers, "),
     (("--model={in}/none.keras", *GOOD[1:]), "Cannot read model '{in}/none.keras': no such file."),
 ]
 REFUSED_AFTER_READING = [
@@ -189,8 +223,16 @@ REFUSED_AFTER_READING = [
     ((GOOD[0], "--budget=macs=0.0001", GOOD[2]), "No selection meets the budget. macs: 1 MAC asked, but the smallest"),
     ((GOOD[0], "--budget=macs=1e12", GOOD[2]), "Budget macs=1e+12 is met already: the model has "),
     ((*GOOD, "--importance=magnitud"), "Unknown importance 'magnitud'. Did you mean 'magnitude'? Known: magnitude."),
-    ((*GOOD, "--min_keep=0"), "min_keep must be a count >= 1 or a fraction in (0, 1), got 0.0."),
-    ((*GOOD, "--width_multiple=0"), "width_multiple must be an integer >= 1, got 0."),
+    ((*GOOD, "--residual=both"), "residual='both' is unknown. Known: auto, tied, union."),
+    ((*GOOD, "--recipe=int4"), "Unknown recipe 'int4'. "),
+    ((*GOOD, "--min_keep=a_cnov=1"), "min_keep: 'a_cnov' matches no layer. Did you mean 'a_conv' or "),
+    (
+        (*GOOD, "--max_keep=a_conv=1", "--min_keep=2"),
+        "The width rules contradict each other for the 6 coupled channels",
+    ),
+    ((*GOOD, "--frozen=zz*"), "frozen: 'zz*' matches no layer. "),
+    ((*GOOD, "--together=a_conv,b_conv"), "together: layers keep the same channels only if they have equally many, "),
+    ((GOOD[0], "--budget=zz*:macs=0.5", GOOD[2]), "Budget zz*:macs=0.5: 'zz*' matches no layer. "),
     ((*GOOD, "--seed=-1"), "seed must be a whole number >= 0, got -1."),
     ((GOOD[0], GOOD[2], "--plan={in}/none.json"), "Cannot read plan '{in}/none.json': No such file or directory."),
     ((GOOD[0], GOOD[2], "--plan={in}/cut.json"), "The plan is not JSON: "),
