@@ -34,15 +34,32 @@ def test_the_first_example_and_the_road_to_the_edge_run(tmp_path, monkeypatch):
     names: dict[str, object] = {"samples": samples}
     exec(PYTHON[0], names)
     assert keras_qcqp.measure(names["result"].model)["macs"] <= 0.5 * keras_qcqp.measure(model)["macs"]
-    exec(PYTHON[1], names)
+    exec(PYTHON[2], names)
     assert len(names["outputs"]) == 1
+
+
+def test_the_example_of_costs_runs():
+    inner = keras.Input((4, 4, 16), name="inner")
+    y = keras.layers.Conv2D(32, 3, activation="relu", name="conv1")(inner)
+    stage = keras.Model(inner, keras.layers.Conv2D(8, 1, name="conv2")(y), name="stage2")
+    image = keras.Input((4, 4, 3), name="image")
+    x = stage(keras.layers.Conv2D(16, 1, name="stem")(image))
+    model = networks.shake(keras.Model(image, keras.layers.Dense(3, name="head")(keras.layers.Flatten()(x))))
+    names: dict[str, object] = {"model": model}
+    exec(PYTHON[1], names)
+    result, table = names["result"], names["table"]
+    conv = result.model.get_layer("stage2").get_layer("conv1")
+    assert result.solution.usage["latency_ns"] == 20 + table[conv.kernel.shape[2], conv.filters] <= 90
+    assert "params[stage2/*]" in str(result.report)
+    text = re.search(r'# or "(.*)"', PYTHON[1]).group(1)
+    assert keras_qcqp.Budget.of(text, ["latency_ns"]) == keras_qcqp.Budget.of(names["budget"], ["latency_ns"])
 
 
 def test_the_rule_example_runs():
     class ChannelScale(keras.layers.Layer):
         pass
 
-    exec(PYTHON[2], {"ChannelScale": ChannelScale})
+    exec(PYTHON[3], {"ChannelScale": ChannelScale})
     from keras_qcqp.rules import RULES
 
     assert ChannelScale in RULES
