@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from networks import NETWORKS, Generator, shake
-from test_law import random_keep
+from selections import random_keep
 
 import tflite_tools
 from keras_qcqp import resources
@@ -255,3 +255,27 @@ def test_an_unknown_recipe_is_refused():
     with pytest.raises(BudgetError) as caught:
         resources.measure(named("chain"), "int4")
     assert str(caught.value) == "Unknown recipe 'int4'. Did you mean 'int8'? Known: float32, int8."
+
+
+def test_what_is_computed_twice_runs_once():
+    """The converter merges both pools and both activations, though they are layers of their own."""
+    pools = [L.MaxPooling2D(2, name=name) for name in "ab"]
+    model = branches(*pools, merge=L.Concatenate(name="c"))
+    assert kinds(model) == ["CONV_2D", "MAX_POOL_2D", "CONCATENATION"]
+    assert converted(model, "float32").peak_bytes == resources.measure(model)["peak_bytes"]
+    other = branches(pools[0], L.MaxPooling2D(3, 2, padding="same", name="b"), merge=L.Concatenate(name="c"))
+    assert kinds(other).count("MAX_POOL_2D") == 2
+
+
+@pytest.mark.parametrize("name", ["residual", "option_a"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_union_residuals_cost_what_was_promised_at_most(name, recipe):
+    model = named(name)
+    coupling = couple(read(model), residual="union")
+    keep = random_keep(coupling, 3)
+    counts = [int(k.sum()) for k in keep]
+    smaller = rebuild(model, plan_from(coupling, keep))
+    facts, recounted = converted(smaller, recipe), resources.measure(smaller, recipe)
+    promise = {r.name: r.usage(counts) for r in resources.count_all(coupling, recipe)}
+    assert facts.peak_bytes == recounted["peak_bytes"] <= promise["peak_bytes"]
+    assert facts.size_bytes <= recounted["tflite_bytes"] <= promise["tflite_bytes"]

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from keras_qcqp.coupling import Coupling
+from keras_qcqp.deployed.duplicates import merge_alike
 from keras_qcqp.deployed.file_size import file_terms_of
 from keras_qcqp.deployed.fusion import fuse
 from keras_qcqp.deployed.lifetimes import live_sets
@@ -56,7 +57,8 @@ def deployed(coupling: Coupling, recipe: str, resource: str = "peak_bytes") -> P
     """
     require_recipe(recipe)
     program = lower(coupling, resource)
-    program = fuse(program, execution_order(program))
+    order = execution_order(program)
+    program = fuse(merge_alike(program, order), order)
     return requantize(program) if recipe == "int8" else program
 
 

@@ -140,12 +140,12 @@ class Site:
 
     def scalar(self, label: str) -> Constant:
         """One number."""
-        return Constant("plain", self.scope + label, 0, self.count(1), self.count(1), f"{self.scope}{label}")
+        return Constant("plain", self.scope + label, 0, self.count(1), self.count(1), f"{self.node.name}/{label}")
 
     def index(self, label: str, length: int, shared: str | None = None) -> Constant:
         """Whole numbers: a shape, axes, a padding; `length` of them, the same wherever `shared` is."""
         name = self.scope + label
-        return Constant("index", name, 1, self.count(length), self.count(0), shared or name)
+        return Constant("index", name, 1, self.count(length), self.count(0), shared or f"{self.node.name}/{label}")
 
     def count(self, number: int) -> Term:
         """A constant number."""
