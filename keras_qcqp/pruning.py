@@ -102,9 +102,10 @@ def prune(
     plan = plan_from(base, transfer(found.solution.keep, found.coupling, base))
     search.tell("rebuilding")
     smaller = rebuild(model, plan)
-    _require_kept(job, found, smaller)
+    counted = _recounted(job, found, smaller)
     report = make_report(found.coupling, found.problem, found.original, found.solution, job.asked, plan)
-    report = dataclasses.replace(report, solution=f"{report.solution}{found.note}")
+    rows = tuple(dataclasses.replace(row, after=counted[row.resource]) for row in report.budgets)
+    report = dataclasses.replace(report, budgets=rows, solution=f"{report.solution}{found.note}")
     return PruneResult(smaller, plan, found.solution, report, found.problem)
 
 
@@ -191,8 +192,8 @@ def _best(job: _Job, graph: Graph, weights: WeightValues, search: _Search) -> _F
     return dataclasses.replace(found[best], note=f"; residual auto: {best}, objectives {', '.join(said)}")
 
 
-def _require_kept(job: _Job, found: _Found, smaller: keras.Model) -> None:
-    """Counts the rebuilt model again, by its own shapes."""
+def _recounted(job: _Job, found: _Found, smaller: keras.Model) -> dict[str, int]:
+    """What the rebuilt model costs by its own shapes: what was promised, or less where that is a bound."""
     promised, counted = found.solution.usage, job.meter.usage(couple(read(smaller)), job.asked)
     bounded = _BOUNDS if found.coupling.joins else ()
     for name, value in promised.items():
@@ -202,6 +203,7 @@ def _require_kept(job: _Job, found: _Found, smaller: keras.Model) -> None:
                 f"Internal error: the rebuilt model costs {counted}, the solver promised {dict(promised)}. "
                 "Please report this model."
             )
+    return counted
 
 
 def _require_finite(weights: WeightValues) -> None:

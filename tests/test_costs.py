@@ -7,7 +7,20 @@ import networks
 import numpy as np
 import pytest
 
-from keras_qcqp import Budget, BudgetError, CostModel, Coupling, LayerCost, couple, masked, read, rebuild, resources
+from keras_qcqp import (
+    Budget,
+    BudgetError,
+    CostModel,
+    Coupling,
+    LayerCost,
+    Widths,
+    couple,
+    masked,
+    read,
+    rebuild,
+    resources,
+)
+from keras_qcqp.allowed import allowed_masks
 from keras_qcqp.costs import as_resource
 from keras_qcqp.meter import Meter
 from keras_qcqp.plan import plan_from
@@ -182,6 +195,28 @@ def test_a_budget_of_layers_that_count_nothing_is_refused(layers, text):
 
 
 BLOCKS = [{"a_conv": [0, 1]}, {"a_conv": [2, 3]}, {"a_conv": [4, 5]}]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_kept_together_the_narrowest_network_can_be_built(seed):
+    """Sets that may go altogether leave no tensor without channels."""
+    random = np.random.default_rng(seed)
+    model = networks.shake(networks.Generator(lambda n: int(random.integers(n))).build(), seed)
+    widths = {node.name: node.outputs[0].shape[-1] for node in couple(read(model)).first_calls() if node.weights}
+    together = [
+        {layer: sorted(random.permutation(width)[: random.integers(2, width + 1)].tolist())}
+        for layer, width in widths.items()
+        if width > 2 and random.random() < 0.7
+    ]
+    coupling = couple(read(model), together=together)
+    masks = allowed_masks(coupling, Widths(min_keep=1))
+    plan = plan_from(coupling, tuple(np.arange(m.size) < m.allowed[0] for m in masks))
+    smaller = rebuild(model, plan)
+    images = networks.images(model)
+    for a, b in zip(networks.outputs(smaller, images), networks.outputs(masked(model, plan), images), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 TOGETHER = {
     "blocks": ("chain", BLOCKS),
     "one block": ("chain", BLOCKS[1:2]),

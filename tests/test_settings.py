@@ -49,6 +49,7 @@ def test_union_residuals_meet_a_share_of_what_the_original_uses(together):
     after = keras_qcqp.measure(result.model)
     assert result.plan.residual == "union"
     assert {row.resource: row.before for row in result.report.budgets} == before
+    assert {row.resource: row.after for row in result.report.budgets} == after
     for name, share in budget.items():
         assert after[name] <= result.solution.usage[name] <= share * before[name], name
     assert after["macs"] == result.solution.usage["macs"]
