@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from keras_qcqp.resources import measure as measure
     from keras_qcqp.rules import register_rule as register_rule
     from keras_qcqp.solvers import solve as solve
+    from keras_qcqp.solvers import solve_path as solve_path
     from keras_qcqp.widths import Widths as Widths
 
 __version__ = "0.1.0"
@@ -69,7 +70,7 @@ _HOMES = {
     "report": ["Report"],
     "resources": ["measure"],
     "rules": ["register_rule"],
-    "solvers": ["solve"],
+    "solvers": ["solve", "solve_path"],
     "widths": ["Widths"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

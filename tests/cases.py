@@ -227,7 +227,66 @@ def tiny_importance() -> Case:
     return Case(problem, 6e-308, ((1,),))
 
 
+def union_carried_by_the_shortcut() -> Case:
+    """u <= v <= u + s over three channels; v earns most on a channel that only the shortcut can carry cheaply.
+
+    Room for 4 channels over s, u and v. v_0 earns 10 and needs s_0 (3) or u_0 (0): with s_0 13 for two channels. v_1
+    earns 6 with s_1 (1): 7 for two more. u_2 earns 8 but needs v_2 (0): 8 for two. So s_0, v_0 and then u_2, v_2: 21.
+    """
+    masks = tuple(Mask.of(name, 3, 0) for name in "suv")
+    linear = {0: np.array([3.0, 1.0, 0.0]), 1: np.array([0.0, 0.0, 8.0]), 2: np.array([10.0, 6.0, 0.0])}
+    every = np.arange(3)
+    needs = (Need(1, every, ((2, every),)), Need(2, every, ((1, every), (0, every))))
+    cost = resource("r", {0: 1, 1: 1, 2: 1}, {})
+    return Case(Problem(masks, linear, (), (cost,), {"r": 4}, needs), 21.0, ((0,), (2,), (0, 2)))
+
+
+def need_without_source() -> Case:
+    """A channel that needs what does not exist can never stay: of 1, 2 and 9 the 9 is out."""
+    needs = (Need(0, np.array([2]), ()),)
+    problem = Problem(
+        (Mask.of("a", 3),), {0: np.array([1.0, 2.0, 9.0])}, (), (resource("r", {0: 1}, {}),), {"r": 1}, needs
+    )
+    return Case(problem, 2.0, ((1,),))
+
+
+def wider_is_cheaper() -> Case:
+    """A staircase with a dip: 3 channels cost 9, 4 cost 5, 2 cost 4. Room for 5, so 4 stay and not 2: 5 + 4 + 3 + 2."""
+    table = np.array([0, 2, 4, 9, 5, 9])
+    r = Resource("r", "u", 0, {}, {}, {(0,): table})
+    return Case(Problem((Mask.of("a", 5),), {0: np.arange(1.0, 6.0)}, (), (r,), {"r": 5}), 14.0, ((1, 2, 3, 4),))
+
+
+def table_over_two_counts() -> Case:
+    """Cost is 1 for equal counts and 5 otherwise, room for 1: the counts must agree, and all 2 + 2 may stay.
+
+    With three channels of `b` there is no equal count, so its least, 1, is dropped: 4 + 3 + 2 + 3.
+    """
+    table = np.where(np.equal.outer(np.arange(3), np.arange(4)), 1, 5)
+    r = Resource("r", "u", 0, {}, {}, {(0, 1): table})
+    masks = (Mask.of("a", 2), Mask.of("b", 3))
+    linear = {0: np.array([4.0, 3.0]), 1: np.array([1.0, 2.0, 3.0])}
+    return Case(Problem(masks, linear, (), (r,), {"r": 1}), 12.0, ((0, 1), (1, 2)))
+
+
+def peak_of_steps() -> Case:
+    """At one moment a and b are alive, at another b and c; at most 5 at once.
+
+    b counts at both, so one channel of it displaces one of a and one of c; its channels earn 3, theirs 2. With one b
+    (the least) there is room for 4 and 4: 3 + 8 + 8; each further b gives 3 and takes 4.
+    """
+    r = Resource("r", "u", 0, {}, {}, {}, (Step("0", 0, {0: 1, 1: 1}), Step("1", 0, {1: 1, 2: 1})))
+    masks = tuple(Mask.of(name, 4) for name in "abc")
+    linear = {0: np.full(4, 2.0), 1: np.full(4, 3.0), 2: np.full(4, 2.0)}
+    return Case(Problem(masks, linear, (), (r,), {"r": 5}), 19.0)
+
+
 CASES: Sequence[Callable[[], Case]] = (
+    union_carried_by_the_shortcut,
+    need_without_source,
+    wider_is_cheaper,
+    table_over_two_counts,
+    peak_of_steps,
     separable_knapsack,
     knapsack_over_masks,
     planted_block,

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_qcqp.errors import InfeasibleError, QcqpError
-from keras_qcqp.problem import Mask, Problem, counts_of, evaluate, violations
+from keras_qcqp.problem import Mask, Need, Pair, Problem, Resource, counts_of, evaluate, violations
 from keras_qcqp.solvers import solve
 from keras_qcqp.solvers.ascent import ascend
 from keras_qcqp.solvers.exact import ExactSolver, Limits
@@ -207,10 +207,11 @@ def test_same_seed_same_masks(medium):
 def test_progress_tells_of_each_step(medium):
     problem, _ = medium
     lines: list[str] = []
-    solve(problem, time_limit_s=1, progress=lines.append)
+    solve(problem, time_limit_s=20, progress=lines.append)
     assert lines[0].startswith("ascent: objective ")
     assert lines[1].startswith("bound: objective ")
-    assert lines[2].startswith("window 1: objective ")
+    assert lines[2].startswith("restarts: objective ")
+    assert lines[3].startswith("window 1: objective ")
     assert all(", bound " in line and ", gap " in line for line in lines)
 
 
@@ -361,3 +362,131 @@ print(solve(cases.linear_trap().problem).objective)
 """
     process = run_python("-c", code, PYTHONPATH="")
     assert (process.returncode, process.stdout) == (0, "8.0\n"), process.stderr
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 10**6))
+def test_solve_equals_brute_force_with_needs_tables_and_peaks(seed):
+    """Everything a problem can have, feasible or not."""
+    problem = cases.rich_problem(seed)
+    best = cases.brute_force(problem)
+    if best == -np.inf:
+        with pytest.raises(InfeasibleError):
+            solve(problem)
+        return
+    solution = solve(problem)
+    assert violations(problem, solution.keep) == []
+    assert solution.objective == pytest.approx(best, rel=1e-6, abs=1e-9)
+    assert solution.bound >= best * (1 - 1e-9)
+    assert solution.status == "OPTIMAL"
+
+
+def union_chain(blocks: int = 6, channels: int = 16, min_keep: int = 1, step: int = 1) -> Problem:
+    """A residual stage: stem, then blocks of an inner layer and an addition, each with a sum of its own."""
+    random = np.random.default_rng(0)
+    masks = [Mask.of("stem", channels, min_keep, step)]
+    pairs, products, needs, stream = [], {}, [], 0
+    every = np.arange(channels)
+    for k in range(blocks):
+        inner, u, v = (len(masks) + j for j in range(3))
+        masks += [Mask.of(f"{name}{k}", channels, min_keep, step) for name in ("inner", "u", "v")]
+        for a, b in ((stream, inner), (inner, u)):
+            pairs.append(Pair(a, b, random.exponential(size=(channels, channels))))
+            products[a, b] = 9
+        needs += [Need(u, every, ((v, every),)), Need(v, every, ((u, every), (stream, every)))]
+        stream = v
+    cost = cases.resource("macs", {stream: 1}, products)
+    limit = int(0.4 * cost.usage([channels] * len(masks)))
+    weights = {stream: random.exponential(size=channels)}
+    return Problem(tuple(masks), weights, tuple(pairs), (cost,), {"macs": limit}, tuple(needs))
+
+
+@pytest.mark.parametrize(("min_keep", "step", "gap"), [(1, 1, 0.08), (4, 1, 0.08), (4, 4, 0.16)])
+def test_union_stage_is_solved_with_a_small_gap_and_leaves_no_channel_affordable(min_keep, step, gap):
+    """Certificates are looser on small layers, and where widths come in steps."""
+    problem = union_chain(min_keep=min_keep, step=step)
+    solution = solve(problem)
+    assert violations(problem, solution.keep) == []
+    assert solution.gap < gap
+    if step == 1:
+        assert_no_single_channel_fits(problem, solution.keep)
+
+
+def assert_no_single_channel_fits(problem: Problem, keep: tuple[np.ndarray, ...]) -> None:
+    """No channel can be added, neither alone nor together with one channel that it needs."""
+    flat = [(m, i) for m, k in enumerate(keep) for i in np.flatnonzero(~k).tolist()]
+    for m, i in flat:
+        for other, j in [(m, i), *((a, b) for a, b in flat if b == i)]:
+            more = [k.copy() for k in keep]
+            more[m][i] = more[other][j] = True
+            assert violations(problem, tuple(more)), (m, i, other, j)
+
+
+def test_union_keeps_more_than_tied():
+    """The tied selection is one of the union's."""
+    union = union_chain()
+    names = [m.name for m in union.masks]
+    stream = [m for m, name in enumerate(names) if name[0] in "suv"]
+    every = np.arange(16)
+    equal = tuple(Need(a, every, ((b, every),)) for a in stream for b in stream if a != b)
+    tied = Problem(union.masks, union.linear, union.pairs, union.resources, union.limits, equal)
+    assert solve(union).objective > solve(tied).objective * 1.01
+
+
+def test_interrupted_search_returns_the_best_so_far(medium):
+    problem, finished = medium
+
+    def interrupt(line: str) -> None:
+        if line.startswith("window 1"):
+            raise KeyboardInterrupt
+
+    solution = solve(problem, seed=5, progress=interrupt)
+    assert (solution.stopped, finished.stopped) == ("interrupted", "converged")
+    assert violations(problem, solution.keep) == []
+    assert solution.objective <= finished.objective <= solution.bound
+
+
+def test_interrupt_before_any_selection_is_passed_on(medium, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keras_qcqp.solvers.search.ascend", stop)
+    with pytest.raises(KeyboardInterrupt):
+        solve(medium[0])
+
+
+def test_time_limit_is_told():
+    assert solve(cases.random_problem(3, MEDIUM, share=0.4), time_limit_s=0).stopped == "time limit"
+
+
+def test_search_is_logged(caplog, medium):
+    with caplog.at_level("DEBUG", logger="keras_qcqp"):
+        solve(medium[0], time_limit_s=0)
+    assert any(r.message.startswith("ascent: objective ") and "gap" in r.message for r in caplog.records)
+
+
+def test_conflict_is_irreducible():
+    """Tables make the smallest counts dear, so arithmetic sees nothing; the exact solver names what clashes."""
+    falling = Resource("time", "us", 0, {}, {}, {(0,): np.array([9, 8, 7, 1])})
+    rising = cases.resource("size", {0: 1, 1: 1, 2: 0}, {})
+    masks = (Mask.of("a", 3), Mask.of("b", 3), Mask.of("c", 3))
+    linear = {m: np.ones(3) for m in range(3)}
+    problem = Problem(masks, linear, (), (falling, rising), {"time": 6, "size": 3})
+    with pytest.raises(InfeasibleError) as caught:
+        solve(problem)
+    assert str(caught.value) == (
+        "No selection meets the budget: time <= 6 us (alone, 1 can be reached) and size <= 3 u (alone, 2 can be "
+        "reached) cannot hold together with the width rules of b (at least 1 of 3). Raise a limit, lower min_keep or "
+        "width_multiple, or free a frozen layer."
+    )
+
+
+def test_width_rules_that_needs_contradict_are_named():
+    every = np.arange(3)
+    masks = (Mask("a", 3, (3,)), Mask("b", 3, (1,)), Mask.of("c", 3))
+    needs = (Need(0, every, ((1, every),)),)
+    problem = Problem(masks, {2: np.ones(3)}, (), (cases.resource("r", {2: 1}, {}),), {"r": 2}, needs)
+    with pytest.raises(
+        InfeasibleError, match=r"width rules of a \(always 3 of 3\), b \(always 1 of 3\): their channels"
+    ):
+        solve(problem)

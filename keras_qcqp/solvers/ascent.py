@@ -17,20 +17,27 @@ from keras_qcqp.solvers.start import Start, net_of, started
 from keras_qcqp.solvers.state import Selection, State, Unit, counts_array
 
 _SWEEPS, _BISECTIONS, _TURNS, _ROUNDS = 40, 30, 8, 6
+_KICK, _KICK_BISECTIONS = 0.3, 10
 _PRECISION = 3e-4  # relative, of the price level
 
 
-def ascend(state: State) -> tuple[Selection | None, np.ndarray]:
+def ascend(state: State, near: np.ndarray | None = None) -> tuple[Selection | None, np.ndarray]:
     """The best feasible selection found, and the prices float[rows] that led to it.
 
     None where none was found: with needs, tables and width rules at once that may be hard, and is left to CP-SAT.
+
+    Args:
+        near: prices at which the selection is known to be feasible and not far from the best; saves half the work.
     """
     direction = prices = 1.0 / np.maximum(state.costs.limits, 1.0)
     full = started(state, state.full())
     best: Selection | None = None
     best_value = -np.inf
-    for _ in range(_TURNS if len(direction) > 1 else 1):
-        for found, level in _bisect(state, full, direction):
+    high = None
+    if near is not None and near.any():
+        high, direction = 1.0, near
+    for _ in range(_TURNS if len(direction) > 1 and near is None else 1):
+        for found, level in _bisect(state, full, direction, high):
             value = state.objective(found)
             if value > best_value:
                 best, best_value, prices = found, value, level * direction
@@ -41,6 +48,23 @@ def ascend(state: State) -> tuple[Selection | None, np.ndarray]:
             direction /= max(direction.max(), 1e-300)  # all zero when nothing is used at all
             direction = np.maximum(direction, 1e-6)
     return (None if best is None else fill(state, best, prices)), prices
+
+
+def kicked(state: State, x: Selection, prices: np.ndarray, random: np.random.Generator) -> Selection | None:
+    """Another local optimum near the selection: some channels come back, and prices around `prices` are tried."""
+    kicked = [v if state.fixed[m] else np.where(random.random(len(v)) < _KICK, 1.0, v) for m, v in enumerate(x)]
+    start, best = started(state, kicked), None
+    low, high = 0.7, 1.5
+    for _ in range(_KICK_BISECTIONS):
+        level = np.sqrt(low * high)
+        settled = settle(state, start, level * prices)
+        if _feasible(state, settled):
+            high = level
+            if best is None or state.objective(settled.x) > state.objective(best):
+                best = settled.x
+        else:
+            low = level
+    return None if best is None else fill(state, best, prices)
 
 
 def settle(state: State, start: Start, prices: np.ndarray) -> Start:
@@ -127,17 +151,18 @@ def _force_mask(state: State, mask: int, kept: np.ndarray, count: int, margin: n
         forced[first + chosen] = -1
 
 
-def _bisect(state: State, full: Start, direction: np.ndarray) -> list[tuple[Selection, float]]:
+def _bisect(state: State, full: Start, direction: np.ndarray, ceiling: float | None) -> list[tuple[Selection, float]]:
     """The last feasible selections met while bisecting the price level, each with its level."""
     found = []
+    widest = 1e-12 if ceiling is None else 0.25  # the first step down, squared
     for warm in (False, True):  # from the full network each time, or from the last infeasible selection
         start = full
-        low, high = 0.0, _ceiling(state, full, direction)
+        low, high = 0.0, ceiling or _ceiling(state, full, direction)
         first = settle(state, full, high * direction)
         if _feasible(state, first):
             found.append((first.x, float(high)))
         for _ in range(_BISECTIONS):
-            level = np.sqrt(max(low, high * 1e-12) * high)
+            level = np.sqrt(max(low, high * widest) * high)
             settled = settle(state, start if warm else full, level * direction)
             if _feasible(state, settled):
                 high = level

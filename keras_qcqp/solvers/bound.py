@@ -15,7 +15,7 @@ Source: derivation ours.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -24,24 +24,35 @@ from keras_qcqp.solvers.majorants import Majorant, best_sums, over_bins, own_tab
 from keras_qcqp.solvers.relaxation import Relaxation, moved, relax
 from keras_qcqp.solvers.state import Selection, State
 
-_STEPS, _TOUCHES, _ROUNDS = 30, 3, 4
+_STEPS, _TOUCHES = 30, 3
+_LARGE, _WORTH = 300_000, 2e-4  # with so many channel pairs, a round must gain this much to be worth another one
 _NEVER = 1e6  # so many times all importance is out of the question
 _SAFETY = 1e-9  # relative; covers the rounding of float64 sums
 
 
-def upper_bound(state: State, x: Selection, prices: np.ndarray) -> float:
+def upper_bound(
+    state: State,
+    x: Selection,
+    prices: np.ndarray,
+    rounds: int = 4,
+    time_left_s: Callable[[], float] = lambda: 1.0,
+) -> float:
     """A value that no feasible selection exceeds.
 
     Args:
         x: a feasible selection; the bound is tightest near its counts.
         prices: float[rows] to start from, as the ascent found them.
+        rounds: of tables; more of them are tighter and take longer.
+        time_left_s: when this falls to zero, the bound is returned as it is.
     """
     points = relax(state, x)
     counts = [Count(*bins(allowed, int(v.sum()))) for allowed, v in zip(state.allowed, x, strict=True)]
     shift, first = points[0].shift, points[0].z
     constant = state.offset + sum(float(shift[m] @ first[m]) for m in range(len(x)) if state.fixed[m])
     incumbent, best = state.objective(x) - constant, np.inf
-    for number in range(_ROUNDS):
+    large = sum(p.values.size for p in points[0].mixings) > _LARGE
+    for number in range(rounds):
+        before = best
         unary, majorants = _majorants(state, points, counts)
         dual = Dual(state.costs, unary, _edges(state, majorants, counts))
         for _ in range(_TOUCHES):
@@ -50,6 +61,8 @@ def upper_bound(state: State, x: Selection, prices: np.ndarray) -> float:
             for p in points[number % 2].mixings:
                 majorants[p.a, p.b].tighten(chosen[p.a], chosen[p.b], p)
             dual.replace(_edges(state, majorants, counts))
+        if (large and before - best < _WORTH * abs(best)) or time_left_s() <= 0:
+            break
         points.append(moved(state, points[number % 2], chosen))
     return constant + best + _SAFETY * (abs(best) + abs(constant))
 

@@ -90,6 +90,7 @@ class Move:
         ]
         self._order, self.width = _elimination_order(len(self.variables), scopes)
         self._plan = _Plan(self._order, scopes)
+        self._constant: list[np.ndarray] | None = None
 
     def best(self, gain: np.ndarray, x: np.ndarray) -> np.ndarray:
         """bool[components, variables] of greatest total gain; `gain`, `x` float[channels] over all channels."""
@@ -109,6 +110,13 @@ class Move:
 
     def _factors(self, x: np.ndarray) -> list[np.ndarray]:
         """0 where a clause holds and FORBIDDEN where not, with one axis of 2 for each variable that moves."""
+        if len(self.variables) < self.stack.channels.shape[1]:
+            return self._evaluated(x)
+        if self._constant is None:
+            self._constant = self._evaluated(x)  # nothing outside the move has a say
+        return self._constant
+
+    def _evaluated(self, x: np.ndarray) -> list[np.ndarray]:
         values = x[self.stack.channels] > 0.5
         found = []
         for clause in self._clauses:
@@ -182,7 +190,8 @@ class _Plan:
             for k in taken:
                 total = total + self._spread(values[k], self._scopes[k], wanted)
             joint.append(total)
-            values.append(total.max(axis=axis))
+            off, on = ((slice(None),) * axis + (k,) for k in (0, 1))
+            values.append(np.maximum(total[off], total[on]))  # far faster than a reduction over two
         return joint, values
 
     def solve(self, gain: np.ndarray, factors: list[np.ndarray]) -> np.ndarray:

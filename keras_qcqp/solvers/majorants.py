@@ -16,7 +16,8 @@ import numpy as np
 from keras_qcqp.solvers.counting import Count
 from keras_qcqp.solvers.relaxation import Mixing, soft_top
 
-_ROW_WORK = 2_000_000  # entries to sort for the row-wise bounds of one pair
+_ROW_SIZE = 300_000  # channel pairs up to which row-wise bounds are worth their time: they win where layers are narrow
+_ROW_WORK = 300_000  # entries to sort for the row-wise bounds of one pair
 
 
 class Majorant:
@@ -30,9 +31,10 @@ class Majorant:
         self.pair, self._u, self._v, self._a, self._b = pair, u, v, a, b
         spread = pair.norm * np.sqrt(np.outer(_spread(a, len(u)), _spread(b, len(v))))
         self.table = _best(pair.r, u, a, b) + _best(pair.c, v, b, a).T + spread
-        product = pair.mu * np.outer(a.lower, b.lower)
-        self.table = np.minimum(self.table, product + _row_wise(pair.values, u, v, a, b))
-        self.table = np.minimum(self.table, product + _row_wise(pair.values.T, v, u, b, a).T)
+        if pair.values.size <= _ROW_SIZE:
+            product = pair.mu * np.outer(a.lower, b.lower)
+            self.table = np.minimum(self.table, product + _row_wise(pair.values, u, v, a, b))
+            self.table = np.minimum(self.table, product + _row_wise(pair.values.T, v, u, b, a).T)
 
     def touch(self, x: np.ndarray, y: np.ndarray, curves: Mixing) -> None:
         """Adds the tangent at the fractional selections x and y, made concave by `curves`.

@@ -10,6 +10,7 @@ from keras_qcqp.solvers.state import Selection, State, counts_array
 
 _ITERATIONS = (20, 12, 12)  # before each new choice of weights
 _HEAVIEST = 30.0
+_SMALL_GRAM, _POWERS = 128, 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +64,7 @@ def relax(state: State, x: Selection) -> list[Relaxation]:
 
     Both have the same shifts.
     """
-    pairs = [split(a, b, values) for a, around in enumerate(state.neighbours) for b, values in around if a < b]
-    own = [None if o is None else split(m, m, o / 2) for m, o in enumerate(state.own)]
+    pairs, own = _mixings(state)
     theta = [np.zeros(len(need.index)) for need in state.problem.needs]
     point = Relaxation([v.copy() for v in x], [np.zeros(n) for n in state.sizes], pairs, own)
     counts = counts_array(x)
@@ -72,6 +72,14 @@ def relax(state: State, x: Selection) -> list[Relaxation]:
         point = _weighted(state, _soft_ascent(state, point, counts, theta, iterations))
     point = _soft_ascent(state, point, counts, theta, _ITERATIONS[-1])
     return [moved(state, dataclasses.replace(point, mixings=pairs), counts), point]
+
+
+def _mixings(state: State) -> tuple[list[Mixing], list[Mixing | None]]:
+    """All pairs, split; kept with the state, since they do not depend on limits."""
+    if state.mixings is None:
+        pairs = [split(a, b, values) for a, around in enumerate(state.neighbours) for b, values in around if a < b]
+        state.mixings = pairs, [None if o is None else split(m, m, o / 2) for m, o in enumerate(state.own)]
+    return state.mixings
 
 
 def moved(state: State, point: Relaxation, counts: np.ndarray) -> Relaxation:
@@ -123,11 +131,24 @@ def _least_curve(values: np.ndarray) -> float:
 
 
 def _norm(matrix: np.ndarray) -> float:
-    """The spectral norm, rounded up; from the smaller Gram matrix, which is far cheaper than singular values."""
+    """The spectral norm, rounded up: estimated by power iteration on the smaller Gram matrix, certified by Cholesky."""
     small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     gram = small @ small.T
-    largest = float(np.linalg.eigvalsh(gram)[-1]) if len(gram) else 0.0
-    return float(np.sqrt(max(largest, 0.0) + 1e-12 * float(np.trace(gram))))
+    slack = 1e-12 * float(np.trace(gram))
+    if len(gram) <= _SMALL_GRAM:
+        largest = float(np.linalg.eigvalsh(gram)[-1]) if len(gram) else 0.0
+        return float(np.sqrt(max(largest, 0.0) + slack))
+    v = np.random.default_rng(0).random(len(gram))
+    for _ in range(_POWERS):
+        v = gram @ v
+        v /= max(float(np.linalg.norm(v)), 1e-300)
+    guess = float(v @ gram @ v) * 1.002 + slack
+    while True:
+        try:
+            np.linalg.cholesky(guess * np.eye(len(gram)) - gram)
+            return float(np.sqrt(guess + slack))
+        except np.linalg.LinAlgError:
+            guess *= 1.01
 
 
 def _soft_ascent(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +61,14 @@ class State:
         self.linked = sorted({int(m) for s in self.stacks for m in self.mask_of[s.channels[0]]} & set(self.free))
         self.units = [Unit((m,)) for m in self.free if m not in self.linked] + self._linked_units()
         self.units.sort(key=lambda unit: unit.masks)
+        self.mixings: Any = None  # filled in by the bound
+
+    def with_limits(self, limits: Mapping[str, int]) -> State:
+        """The same under other limits of the same resources; all that does not depend on them is shared."""
+        other = copy.copy(self)
+        other.problem = dataclasses.replace(self.problem, limits=dict(limits))
+        other.costs = Costs(other.problem)
+        return other
 
     def _whole(self, mask: int) -> bool:
         """Whether a fixed mask is always full (and not always empty)."""

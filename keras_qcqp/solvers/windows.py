@@ -10,6 +10,7 @@ from keras_qcqp.problem import Mask, Need, Pair, Problem, Resource, Step
 from keras_qcqp.solvers.state import Selection, State, counts_array
 
 Free = Sequence[np.ndarray]
+_NEARBY = 16  # channels of each mask in a window of few masks
 
 
 def restrict(state: State, x: Selection, free: Free) -> tuple[Problem, float]:
@@ -123,6 +124,39 @@ def borderline(
         else:
             high = middle - 1
     return closed(state.problem, x, [np.sort(r[:low]) for r in ranked])
+
+
+def nearby(
+    state: State, x: Selection, prices: np.ndarray, random: np.random.Generator, products: int
+) -> list[np.ndarray]:
+    """Many channels of a few masks around a random one: widths that come in steps move only so."""
+    distances = _distances(state, x, prices, counts_array(x))
+    order = _outwards(state, int(random.choice(state.free)))
+    free = [np.zeros(0, int) for _ in x]
+    for mask in order:
+        distance = distances[mask]
+        assert distance is not None
+        wider = list(free)
+        wider[mask] = np.sort(np.argsort(distance, kind="stable")[:_NEARBY])
+        if num_products(state, closed(state.problem, x, wider)) > products:
+            break
+        free = wider
+    return closed(state.problem, x, free)
+
+
+def _outwards(state: State, start: int) -> list[int]:
+    """Free masks in the order of their distance from one: by importance, cost and needs."""
+    around: list[set[int]] = [{b for b, _ in near} | state.costs.meets[m] for m, near in enumerate(state.neighbours)]
+    for need in state.problem.needs:
+        for m, _ in need.sources:
+            around[need.mask].add(m)
+            around[m].add(need.mask)
+    order, seen = [start], {start}
+    for mask in order:
+        more = sorted(m for m in around[mask] - seen if not state.fixed[m])
+        order += more
+        seen |= set(more)
+    return order
 
 
 def _distances(state: State, x: Selection, prices: np.ndarray, counts: np.ndarray) -> list[np.ndarray | None]:
