@@ -31,7 +31,7 @@ SHARED = {
     "models/mlperf_sww_dscnn1d.keras": 1.03,
     "models/mlperf_ad_autoencoder.keras": 1.02,
     "models/mobilenetv2_100_224_imagenet.keras": 1.005,
-    "models/densenet_fast_40_12_cifar10.keras": 1.12,
+    "models/densenet_fast_40_12_cifar10.keras": 1.2,  # int8: operators that convert scales, one for each concatenation
 }
 """File -> how much larger than the file the promise may be."""
 
