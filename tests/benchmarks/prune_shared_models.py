@@ -56,7 +56,8 @@ def pruned(model: keras.Model, fraction: float) -> tuple[keras.Model, plan.Plan,
     coupled = coupling.couple(graph.read(model))
     seconds = {"couple_s": time.perf_counter() - began}
     scores = importance.criterion("magnitude")(coupled, keras_graph.weight_values(model))
-    problem, _ = build.build_problem(coupled, scores, Budget(macs=fraction), build.Widths(_MIN_KEEP.value))
+    widths = keras_qcqp.Widths(min_keep=_MIN_KEEP.value)
+    problem, _ = build.build_problem(coupled, scores, Budget(macs=fraction), widths)
     solution = solvers.solve(problem)
     seconds["solve_s"] = solution.seconds
     chosen = plan.plan_from(coupled, solution.keep)

@@ -18,7 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ _PEERS = flags.DEFINE_list("peers", list(PEERS), "Peers of the part paper; add-g
 _PEER_SECONDS = flags.DEFINE_float("peer_seconds", 10.0, "Least time for a peer.", 0.0)
 _TIME_LIMIT = flags.DEFINE_float("time_limit_s", 60.0, "As for keras_qcqp.solve.", 0.0)
 _RESULTS = flags.DEFINE_string("results", None, "JSON file for all that was measured.")
+
+for _flag, _known in ((_PARTS, PARTS), (_NETWORKS, (*PAPER, *IMAGENET)), (_PEERS, tuple(PEERS))):
+    flags.register_validator(
+        _flag, lambda given, known=_known: set(given) <= set(known), f"known are {', '.join(_known)}"
+    )
 
 Row = dict[str, Any]
 
@@ -95,22 +100,22 @@ def judged(path: str, peer: str, seconds: float, told: Path) -> Row:
     return row
 
 
-def paper_rows() -> list[Row]:
+def paper_rows() -> Iterator[Row]:
     """The paper's CIFAR instances."""
     wanted = [n for n in PAPER if n in _NETWORKS.value]
-    return [measured(f"paper/{n}/{f}", _PEERS.value) for n in wanted for f in _FRACTIONS.value]
+    return (measured(f"paper/{n}/{f}", _PEERS.value) for n in wanted for f in _FRACTIONS.value)
 
 
-def imagenet_rows() -> list[Row]:
+def imagenet_rows() -> Iterator[Row]:
     """Networks of ImageNet size at half of their MACs; of the peers only the greedy one can take their size."""
     wanted = [n for n in IMAGENET if n in _NETWORKS.value]
     peers = [p for p in _PEERS.value if p == "add-greedy"]
-    return [measured(f"{n}/{r}/0.5", peers) for n in wanted for r in _RESIDUALS.value]
+    return (measured(f"{n}/{r}/0.5", peers) for n in wanted for r in _RESIDUALS.value)
 
 
-def growth_rows() -> list[Row]:
+def growth_rows() -> Iterator[Row]:
     """Chains and residual networks of ever more channel pairs."""
-    return [measured(f"{kind}/1e{e}", ()) for kind in ("chain", "resnet") for e in _EXPONENTS.value]
+    return (measured(f"{kind}/{10 ** float(e):.3g}", ()) for kind in ("chain", "resnet") for e in _EXPONENTS.value)
 
 
 def exponent(rows: Sequence[Row], seconds: Callable[[Row], float]) -> float:
@@ -196,7 +201,7 @@ def show(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     Console(width=300).print(table)
 
 
-MEASURES: Mapping[str, tuple[Callable[[], list[Row]], Callable[[Sequence[Row]], None]]] = {
+MEASURES: Mapping[str, tuple[Callable[[], Iterator[Row]], Callable[[Sequence[Row]], None]]] = {
     "paper": (paper_rows, show_paper),
     "imagenet": (imagenet_rows, show_imagenet),
     "growth": (growth_rows, show_growth),
@@ -204,14 +209,17 @@ MEASURES: Mapping[str, tuple[Callable[[], list[Row]], Callable[[Sequence[Row]], 
 
 
 def main(argv: list[str]) -> None:
+    """Measures the parts; the JSON grows with each row, so that a long run can be cut off."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument '{argv[1]}'; give options as --name=value")
     results: dict[str, list[Row]] = {}
     for part in _PARTS.value:
         make, present = MEASURES[part]
-        results[part] = make()
-        if _RESULTS.value:
-            Path(_RESULTS.value).write_text(json.dumps(results, indent=1))
+        results[part] = []
+        for row in make():
+            results[part].append(row)
+            if _RESULTS.value:
+                Path(_RESULTS.value).write_text(json.dumps(results, indent=1))
         present([r for r in results[part] if "failure" not in r])
         for r in results[part]:
             if "failure" in r:
