@@ -212,7 +212,10 @@ def test_budgets_of_layers_have_limits_of_their_own():
 @pytest.mark.parametrize(
     ("layers", "text"),
     [
-        ({"a": {"peak_bytes": 0.5}}, "Budget a:peak_bytes: 'peak_bytes' is not a sum over layers. Limit macs, flops, params, "),
+        (
+            {"a": {"peak_bytes": 0.5}},
+            "Budget a:peak_bytes: 'peak_bytes' is not a sum over layers. Limit macs, flops, params, ",
+        ),
         ({"a": {"tflite_bytes": 0.5}}, "Budget a:tflite_bytes: 'tflite_bytes' is not a sum over layers."),
         ({"a": {"latency_us": 9}}, "Budget a:latency_us: 'latency_us' cannot be limited for layers."),
         ({"a": {"mac": 0.5}}, "Budget a:mac: 'mac' cannot be limited for layers. Did you mean 'macs'?"),

@@ -55,11 +55,19 @@ def test_the_example_of_costs_runs():
     assert keras_qcqp.Budget.of(text, ["latency_ns"]) == keras_qcqp.Budget.of(names["budget"], ["latency_ns"])
 
 
+def test_the_example_of_a_problem_from_arrays_runs(capsys):
+    names: dict[str, object] = {}
+    exec(PYTHON[3], names)
+    assert "needs" in capsys.readouterr().out
+    objectives = [point.objective for point in names["front"]]
+    assert objectives == sorted(objectives)
+
+
 def test_the_rule_example_runs():
     class ChannelScale(keras.layers.Layer):
         pass
 
-    exec(PYTHON[3], {"ChannelScale": ChannelScale})
+    exec(PYTHON[4], {"ChannelScale": ChannelScale})
     from keras_qcqp.rules import RULES
 
     assert ChannelScale in RULES

@@ -23,7 +23,7 @@ from keras_qcqp.solvers.windows import Free, borderline, everything_free, nearby
 
 Progress = Callable[[str], None]
 _FULL_PRODUCTS = 1500  # up to so many AND literals the whole problem goes to CP-SAT at once
-_FULL_DETERMINISTIC_S = 4.0
+_FULL_DETERMINISTIC_S = 2.0
 _WINDOW_PRODUCTS = 250
 _WINDOW_DETERMINISTIC_S = 0.3
 _FIND_DETERMINISTIC_S = 30.0  # to find any selection at all
