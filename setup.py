@@ -37,6 +37,7 @@ setup(
         "pandas>=2.0",  # OR-Tools 9.7 imports it without saying so
         "rich>=13",
         "tensorflow>=2.18",
+        "threadpoolctl>=3.1",
     ],
     extras_require=EXTRAS,
     entry_points={

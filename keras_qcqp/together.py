@@ -10,7 +10,7 @@ from keras_qcqp.errors import BudgetError
 from keras_qcqp.patterns import similar
 
 Together = Sequence[str] | Mapping[str, Sequence[int]]
-"""Layers with the same output channels, element by element; or layer -> positions in its output that are one channel."""
+"""Layers with the same output channels, element by element; or layer -> positions in its output that are one."""
 
 _Ties = list[tuple[np.ndarray, np.ndarray]]
 

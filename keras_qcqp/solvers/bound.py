@@ -24,8 +24,9 @@ from keras_qcqp.solvers.majorants import Majorant, best_sums, over_bins, own_tab
 from keras_qcqp.solvers.relaxation import Relaxation, moved, relax
 from keras_qcqp.solvers.state import Selection, State
 
-_STEPS, _TOUCHES = 30, 3
+_STEPS = (30, 15, 15)  # on the prices, before each time the tables are tightened
 _LARGE, _WORTH = 300_000, 2e-4  # with so many channel pairs, a round must gain this much to be worth another one
+_ENOUGH = 2e-3  # a smaller gap is not worth another round
 _NEVER = 1e6  # so many times all importance is out of the question
 _SAFETY = 1e-9  # relative; covers the rounding of float64 sums
 
@@ -55,24 +56,25 @@ def upper_bound(
         before = best
         unary, majorants = _majorants(state, points, counts)
         dual = Dual(state.costs, unary, _edges(state, majorants, counts))
-        for _ in range(_TOUCHES):
-            value, prices, chosen = _minimise(dual, prices, incumbent)
+        for steps in _STEPS:
+            value, prices, chosen = _minimise(dual, prices, incumbent, steps)
             best = min(best, value)
             for p in points[number % 2].mixings:
                 majorants[p.a, p.b].tighten(chosen[p.a], chosen[p.b], p)
             dual.replace(_edges(state, majorants, counts))
-        if (large and before - best < _WORTH * abs(best)) or time_left_s() <= 0:
+        idle = large and before - best < _WORTH * abs(best)
+        if idle or best - incumbent < _ENOUGH * abs(incumbent) or time_left_s() <= 0:
             break
         points.append(moved(state, points[number % 2], chosen))
     return constant + best + _SAFETY * (abs(best) + abs(constant))
 
 
-def _minimise(dual: Dual, prices: np.ndarray, incumbent: float) -> tuple[float, np.ndarray, np.ndarray]:
+def _minimise(dual: Dual, prices: np.ndarray, incumbent: float, steps: int) -> tuple[float, np.ndarray, np.ndarray]:
     """Subgradient steps on the prices: the best value, its prices and its counts."""
     scale = 1.0 / np.maximum(dual.limits, 1.0)
     lam = prices / scale  # in units of one whole limit
     best, best_lam, best_counts, length = np.inf, lam, np.zeros(0), 1.0
-    for step in range(_STEPS):
+    for step in range(steps):
         value, counts = dual.value(lam * scale)
         if value < best * (1 - 1e-6):
             best, best_lam, best_counts = value, lam, counts

@@ -99,22 +99,19 @@ def _row_wise(values: np.ndarray, u: np.ndarray, v: np.ndarray, a: Count, b: Cou
     table = np.full((len(a), len(b)), np.inf)
     shares = max(1, min(len(a), _ROW_WORK // max(n * m, 1)))
     centres = a.upper[np.unique(np.geomspace(1, len(a), shares).astype(int) - 1)] if v.any() else np.zeros(1, int)
+    up, down = (over_bins(best_sums(w, b.allowed), b) for w in (v, -v))
     for centre in centres.tolist():
         rho = 1.0 / centre if centre > 0 else 0.0
         rows = over_bins(best_sums(values + rho * v, b.allowed), b)  # [n, bins b]
         best = over_bins(best_sums((rows + u[:, None]).T, a.allowed), a).T
-        table = np.minimum(table, best + _rest(v, rho, a, b))
+        rest = [_rest(1.0 - rho * ends, up, down) for ends in (a.lower, a.upper)]  # convex in k_a
+        table = np.minimum(table, best + (rest[0] if a.single else np.maximum(*rest)))
     return table
 
 
-def _rest(v: np.ndarray, rho: float, a: Count, b: Count) -> np.ndarray:
-    """float[bins a, bins b]: best sums of `(1 - rho k_a) v`, greatest over each bin (convex in k_a)."""
-    up, down = (over_bins(best_sums(w, b.allowed), b) for w in (v, -v))
-    found = []
-    for ends in (a.lower, a.upper):
-        left = 1.0 - rho * ends[:, None]
-        found.append(np.maximum(left, 0.0) * up[None, :] + np.maximum(-left, 0.0) * down[None, :])
-    return np.maximum(*found)
+def _rest(factor: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Best sums of `factor v`, given those of v and of -v."""
+    return np.outer(np.maximum(factor, 0.0), up) + np.outer(np.maximum(-factor, 0.0), down)
 
 
 def own_table(pair: Mixing, u: np.ndarray, z: np.ndarray, count: Count) -> np.ndarray:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from keras_qcqp.errors import BudgetError
 from keras_qcqp.feasibility import require_feasible
@@ -43,7 +44,8 @@ def solve_path(
     found: dict[int, _Point] = {}
     state, previous, near = State(problem), None, None
     for k in order:
-        point, near = _solved(state.with_limits(problems[k].limits), previous, near)
+        with threadpool_limits(1, "blas"):
+            point, near = _solved(state.with_limits(problems[k].limits), previous, near)
         found[k] = previous = point
         if progress:
             progress(f"{fractions[k]:.0%}: objective {point.objective:.6g}, bound {point.bound:.6g}")

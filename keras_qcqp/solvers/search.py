@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from keras_qcqp.errors import QcqpError
 from keras_qcqp.feasibility import refuse, require_feasible
@@ -27,6 +28,7 @@ _FULL_DETERMINISTIC_S = 2.0
 _WINDOW_PRODUCTS = 250
 _WINDOW_DETERMINISTIC_S = 0.3
 _FIND_DETERMINISTIC_S = 30.0  # to find any selection at all
+_RESTART_PAIRS = 10_000_000  # larger problems are not restarted
 _PATIENCE_STEPPED = 6  # where widths come in steps
 _PATIENCE, _WORTH = 2, 1e-4  # so many windows, or restarts, that gain no more than this share end the search
 _LOG = logging.getLogger("keras_qcqp")
@@ -59,7 +61,8 @@ def solve(
     limits = Limits(0.0, float(time_limit_s), int(num_workers), int(seed))  # NumPy's numbers are no JSON
     search = _Search(problem, limits, progress or (lambda line: None))
     try:
-        search.run()
+        with threadpool_limits(1, "blas"):  # many small products: a second thread waits more than it works
+            search.run()
     except KeyboardInterrupt:
         if search.x is None:
             raise
@@ -162,6 +165,8 @@ class _Search:
 
     def _kicks(self, prices: np.ndarray, random: np.random.Generator) -> None:
         """Restarts the ascent near the incumbent until several in a row bring nothing."""
+        if sum(p.values.size for p in self.state.problem.pairs) > _RESTART_PAIRS:
+            return  # seconds each, for next to nothing: the larger the layers, the less a single channel counts
         failures = 0
         while failures < _PATIENCE and self._wall_left_s() > 0:
             assert self.x is not None
