@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keras_qcqp import prune
+from keras_qcqp import Mask, Need, Pair, Problem, prune
 from keras_qcqp.solvers import counting
 from keras_qcqp.solvers.ascent import ascend
 from keras_qcqp.solvers.bound import upper_bound
@@ -40,6 +40,20 @@ def require_valid(seed: int) -> None:
 @given(st.integers(0, 10**6))
 def test_never_below_the_optimum(seed):
     require_valid(seed)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_needs_of_channels_that_are_always_kept(seed):
+    """Their multipliers are a constant, to be counted once."""
+    random, every = np.random.default_rng(seed), np.arange(4)
+    masks = (Mask("kept", 4, (4,)), Mask.of("a", 4, 0), Mask.of("b", 4, 0))
+    needs = (Need(0, every, ((1, every), (2, every))),)
+    linear = {1: random.random(4), 2: random.random(4)}
+    cost = cases.resource("r", {1: 1, 2: 1}, {})
+    problem = Problem(masks, linear, (Pair(1, 2, random.random((4, 4)) ** 3),), (cost,), {"r": 5}, needs)
+    state = State(problem)
+    x, prices = ascend(state)
+    assert upper_bound(state, x, prices) >= cases.brute_force(problem) * (1 - 1e-9)
 
 
 @pytest.mark.slow

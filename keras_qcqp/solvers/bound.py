@@ -48,9 +48,7 @@ def upper_bound(
     """
     points = relax(state, x)
     counts = [Count(*bins(allowed, int(v.sum()))) for allowed, v in zip(state.allowed, x, strict=True)]
-    shift, first = points[0].shift, points[0].z
-    constant = state.offset + sum(float(shift[m] @ first[m]) for m in range(len(x)) if state.fixed[m])
-    incumbent, best = state.objective(x) - constant, np.inf
+    incumbent, best = state.objective(x) - state.offset, np.inf
     large = sum(p.values.size for p in points[0].mixings) > _LARGE
     for number in range(rounds):
         before = best
@@ -66,7 +64,7 @@ def upper_bound(
         if idle or best - incumbent < _ENOUGH * abs(incumbent) or time_left_s() <= 0:
             break
         points.append(moved(state, points[number % 2], chosen))
-    return constant + best + _SAFETY * (abs(best) + abs(constant))
+    return state.offset + best + _SAFETY * (abs(best) + abs(state.offset))
 
 
 def _minimise(dual: Dual, prices: np.ndarray, incumbent: float, steps: int) -> tuple[float, np.ndarray, np.ndarray]:
