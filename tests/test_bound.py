@@ -50,7 +50,8 @@ def test_needs_of_channels_that_are_always_kept(seed):
     needs = (Need(0, every, ((1, every), (2, every))),)
     linear = {1: random.random(4), 2: random.random(4)}
     cost = cases.resource("r", {1: 1, 2: 1}, {})
-    problem = Problem(masks, linear, (Pair(1, 2, random.random((4, 4)) ** 3),), (cost,), {"r": 5}, needs)
+    linear = {m: w * np.array([9.0, 9.0, 1.0, 1.0]) for m, w in linear.items()}
+    problem = Problem(masks, linear, (Pair(1, 2, random.random((4, 4)) ** 3),), (cost,), {"r": 4}, needs)
     state = State(problem)
     x, prices = ascend(state)
     assert upper_bound(state, x, prices) >= cases.brute_force(problem) * (1 - 1e-9)

@@ -44,15 +44,15 @@ def require_law(model: keras.Model, seed: int, residual: str = "tied") -> keras.
     counted = keras_qcqp.measure(smaller)
     assert {name: counted[name] for name in promised} == promised
     assert smaller.count_params() == promised["params"]
-    activations = resources.resource(coupling, "activation_bytes")
-    assert counted["activation_bytes"] <= activations.usage(counts)
+    for resource in resources.count_all(coupling):
+        assert counted[resource.name] <= resource.usage(counts), resource.name
     return smaller
 
 
 def _exact(coupling: Coupling) -> dict[str, Resource]:
     """Resources whose polynomials are exact; what aligns operands depends on the order of their channels.
 
-    Of activation_bytes the polynomial is then a bound; what the deployed file costs is tested with `deployed`.
+    Of bytes that move and of the deployed file it is then a bound.
     """
     exact = EXACT if coupling.joins else {r.name for r in resources.count_all(coupling)}
     return {r.name: r for r in resources.count_all(coupling) if r.name in exact}

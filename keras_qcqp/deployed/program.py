@@ -68,6 +68,7 @@ class Op:
         roots: names of the variables it reads.
         labels: what the name of its tensor is put together from.
         sealed: an activation is fused into it already, so nothing more can be.
+        early: it may run as soon as what it reads is there, so its tensor counts from then on.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class Op:
     roots: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     sealed: bool = False
+    early: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

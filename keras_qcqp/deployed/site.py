@@ -57,6 +57,7 @@ class Site:
         constants: tuple[Constant, ...] = (),
         variables: tuple[str, ...] = (),
         labels: tuple[str, ...] | None = None,
+        early: bool = False,
     ) -> int:
         """Writes one operator and returns its number.
 
@@ -76,6 +77,7 @@ class Site:
             constants=constants,
             roots=tuple(self._scopes.variable(self.node.layer, self.scope, label) for label in variables),
             labels=(name, *(self.scope + text for text in labels or ())),
+            early=early,
         )
         return number
 
@@ -108,16 +110,19 @@ class Site:
     def aligned(self, x: int, k: int) -> int:
         """The `k`-th operand of an addition, brought to the channels of the sum.
 
-        That takes a channel of zeros and a gather at most; how much of it is needed is known after the selection.
+        That takes a channel of zeros and a gather, or a slice and a pad, at most; how much of it is needed is known
+        after the selection, and when it runs is up to the converter. Counted is the sum of what either could take.
         """
         if self.node.name not in self._joins:
             return x
-        value = self.value(x)
-        padding, order = (self.index(f"align_{k}/{label}", 2 * len(value.shape)) for label in ("paddings", "axis"))
-        padded = self.emit("PAD", f"align_{k}/Pad", (x,), dataclasses.replace(value, extra=1), constants=(padding,))
-        total = self.result()
-        listed = dataclasses.replace(order, elements=self.channels(total))
-        return self.emit("GATHER", f"align_{k}/GatherV2", (padded,), total, constants=(listed,))
+        value, total = self.value(x), self.result()
+        rank = len(value.shape)
+        padding = self.index(f"align_{k}/paddings", 2 * rank)
+        order = dataclasses.replace(self.index(f"align_{k}/order", 1), elements=self.channels(total))
+        cut = tuple(self.index(f"align_{k}/{label}", rank) for label in ("begin", "end", "strides", "axis"))
+        padded = dataclasses.replace(value, extra=1)
+        first = self.emit("PAD", f"align_{k}/Pad", (x,), padded, constants=(padding, *cut), early=True)
+        return self.emit("GATHER", f"align_{k}/GatherV2", (first,), total, constants=(order,), early=True)
 
     def weight(self, weight: str, kind: str, label: str, scales: Term) -> Constant:
         """A variable of the layer as it is stored."""

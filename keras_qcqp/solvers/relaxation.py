@@ -9,7 +9,7 @@ import numpy as np
 from keras_qcqp.solvers.state import Selection, State, counts_array
 
 _ITERATIONS = (20, 12, 12)  # before each new choice of weights
-_HEAVIEST = 30.0
+_HEAVIEST, _SOFT = 30.0, 0.1
 _SMALL_GRAM, _POWERS = 128, 60
 
 
@@ -87,9 +87,10 @@ def moved(state: State, point: Relaxation, counts: np.ndarray) -> Relaxation:
     return _soft_ascent(state, point, counts, [], _ITERATIONS[-1], fixed=True)
 
 
-def _curves(point: Relaxation) -> Selection:
+def _curves(state: State, point: Relaxation) -> Selection:
     """For each mask the weight float[channels] of `z - z^2` that makes all its mixing concave."""
-    d = [np.full(len(v), 1e-12) for v in point.z]
+    # A mask that mixes with none needs no curve; a little of it makes its channels answer the multipliers smoothly.
+    d = [np.full(len(w), 1e-12 + _SOFT * float(np.ptp(w)) if len(w) else 0.0) for w in state.weight]
     for p in point.mixings:
         d[p.a] = d[p.a] + p.curve_a
         d[p.b] = d[p.b] + p.curve_b
@@ -101,7 +102,7 @@ def _curves(point: Relaxation) -> Selection:
 
 def _weighted(state: State, point: Relaxation) -> Relaxation:
     """Puts weight on channels that are decided, where it costs nothing, so that the others need less."""
-    d = _curves(point)
+    d = _curves(state, point)
     weights = []
     for m, curve in enumerate(d):
         gain = state.gains(point.z, m) + point.shift[m]
@@ -163,7 +164,7 @@ def _soft_ascent(
 
     `theta`, one float[links] for each need, starts and takes up the multipliers.
     """
-    z, shift, d = list(point.z), [s.copy() for s in point.shift], _curves(point)
+    z, shift, d = list(point.z), [s.copy() for s in point.shift], _curves(state, point)
     needs = () if fixed else state.problem.needs
     least = [float(v.min()) if len(v) else 0.0 for v in d]
     for _ in range(iterations if needs else iterations // 2):
@@ -171,7 +172,8 @@ def _soft_ascent(
             z[mask] = soft_top(state.gains(z, mask) + shift[mask], counts[mask], d[mask])
         for k, need in enumerate(needs):
             # The relaxation answers a shift s with a move of at most s / d.
-            rate = 0.5 * min(least[m] for m in (need.mask, *(s for s, _ in need.sources))) / (1 + len(need.sources))
+            movable = [least[m] for m in (need.mask, *(s for s, _ in need.sources)) if not state.fixed[m]]
+            rate = 0.5 * min(movable, default=0.0) / (1 + len(need.sources))
             excess = z[need.mask][need.index] - sum(z[m][index] for m, index in need.sources)
             change = np.maximum(theta[k] + rate * excess, 0.0) - theta[k]
             theta[k] += change
