@@ -77,7 +77,7 @@ def named_entries() -> keras.Model:
 
 
 @pytest.mark.parametrize("build", [layer_in_two_towers, tower_in_two_branches, free_sizes, named_entries])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_law_where_things_are_shared(build, seed):
     smaller = require_law(shake(build(), seed), seed)
     assert smaller.count_params() < build().count_params()
