@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_qcqp.budget import Budget as Budget
     from keras_qcqp.channels import Axis as Axis
     from keras_qcqp.channels import Call as Call
     from keras_qcqp.channels import Channels as Channels
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from keras_qcqp.channels import In as In
     from keras_qcqp.channels import Out as Out
     from keras_qcqp.channels import Spec as Spec
-    from keras_qcqp.costs import CostModel as CostModel
-    from keras_qcqp.costs import LayerCost as LayerCost
     from keras_qcqp.coupling import Coupling as Coupling
     from keras_qcqp.coupling import couple as couple
     from keras_qcqp.errors import BudgetError as BudgetError
@@ -31,6 +28,10 @@ if TYPE_CHECKING:
     from keras_qcqp.errors import QcqpError as QcqpError
     from keras_qcqp.graph import Graph as Graph
     from keras_qcqp.graph import read as read
+    from keras_qcqp.limits.budget import Budget as Budget
+    from keras_qcqp.limits.costs import CostModel as CostModel
+    from keras_qcqp.limits.costs import LayerCost as LayerCost
+    from keras_qcqp.limits.widths import Widths as Widths
     from keras_qcqp.plan import LayerPlan as LayerPlan
     from keras_qcqp.plan import Plan as Plan
     from keras_qcqp.problem import Mask as Mask
@@ -51,14 +52,13 @@ if TYPE_CHECKING:
     from keras_qcqp.rules import register_rule as register_rule
     from keras_qcqp.solvers import solve as solve
     from keras_qcqp.solvers import solve_path as solve_path
-    from keras_qcqp.widths import Widths as Widths
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "budget": ["Budget"],
+    "limits.budget": ["Budget"],
     "channels": ["Axis", "Call", "Channels", "Frozen", "In", "Out", "Spec"],
-    "costs": ["CostModel", "LayerCost"],
+    "limits.costs": ["CostModel", "LayerCost"],
     "coupling": ["Coupling", "couple"],
     "errors": """BudgetError FileError FrozenLayerError InfeasibleError ModelError PlanError ProblemError
         QcqpError""".split(),
@@ -71,7 +71,7 @@ _HOMES = {
     "resources": ["measure"],
     "rules": ["register_rule"],
     "solvers": ["solve", "solve_path"],
-    "widths": ["Widths"],
+    "limits.widths": ["Widths"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_qcqp.allowed import allowed_masks
-from keras_qcqp.budget import Budget
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.importance.score import Score
-from keras_qcqp.meter import Meter
+from keras_qcqp.limits.allowed import allowed_masks
+from keras_qcqp.limits.budget import Budget
+from keras_qcqp.limits.meter import Meter
+from keras_qcqp.limits.widths import Widths
 from keras_qcqp.problem import Pair, Problem
-from keras_qcqp.widths import Widths
 
 _WIDTHS, _METER = Widths(), Meter()
 

@@ -8,16 +8,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_qcqp import rules, union
+from keras_qcqp import rules
 from keras_qcqp.channels import NETWORK_INPUT, Axis, Call, Channels, Frozen, Spec
 from keras_qcqp.errors import FrozenLayerError, ModelError, QcqpError, did_you_mean
 from keras_qcqp.graph import Graph, Node
+from keras_qcqp.limits.together import Together, ties
 from keras_qcqp.partition import CoupledMask, group_masks, label_channels
 from keras_qcqp.problem import Need
+from keras_qcqp.residual import union
+from keras_qcqp.residual.streams import Streams
+from keras_qcqp.residual.union import Join, Sum
 from keras_qcqp.spec_check import checked
-from keras_qcqp.streams import Streams
-from keras_qcqp.together import Together, ties
-from keras_qcqp.union import Join, Sum
 
 RESIDUALS = ("tied", "union")
 """What an addition does: ties its operands, or gives the sum a set of channels of its own."""

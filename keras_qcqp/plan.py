@@ -15,8 +15,8 @@ from keras_qcqp.coupling import RESIDUALS, Coupling
 from keras_qcqp.errors import FileError, PlanError, did_you_mean
 from keras_qcqp.files import write_text
 from keras_qcqp.graph import Node
-from keras_qcqp.layout import arranged, best_order
 from keras_qcqp.problem import Keep
+from keras_qcqp.residual.layout import arranged, best_order
 
 _FORMAT, _VERSION = "keras_qcqp.plan", 1
 Index = tuple[int, ...]

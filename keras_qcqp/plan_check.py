@@ -8,8 +8,8 @@ import numpy as np
 
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.errors import PlanError
-from keras_qcqp.layout import arranged, free_masks
 from keras_qcqp.plan import Index, Plan, planned
+from keras_qcqp.residual.layout import arranged, free_masks
 
 _Tensor = tuple[str, str, np.ndarray, Index]
 """Layer, "input" or "output", its channels, and what the plan keeps of them."""

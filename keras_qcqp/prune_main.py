@@ -27,12 +27,12 @@ from typing import Any
 
 from absl import app, flags
 
-from keras_qcqp.budget import Budget
 from keras_qcqp.errors import FileError, QcqpError
 from keras_qcqp.files import check_writable, replacing
+from keras_qcqp.limits.budget import Budget
+from keras_qcqp.limits.width_text import parse_rule, parse_set
+from keras_qcqp.limits.widths import Widths
 from keras_qcqp.model_io import load_model, save_model
-from keras_qcqp.width_text import parse_rule, parse_set
-from keras_qcqp.widths import Widths
 
 _FLAGS = flags.FlagValues()  # a set of its own: absl's global one holds the flags of whatever else is imported
 _MODEL = flags.DEFINE_string("model", "", "The .keras file to prune.", flag_values=_FLAGS)

@@ -9,24 +9,24 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_qcqp.allowed import freeze
-from keras_qcqp.budget import Budget
 from keras_qcqp.build import build_problem
-from keras_qcqp.costs import CostModel
 from keras_qcqp.coupling import RESIDUALS, Coupling, couple
 from keras_qcqp.errors import InfeasibleError, ModelError, QcqpError, did_you_mean
 from keras_qcqp.graph import Graph, read
 from keras_qcqp.importance import criterion
 from keras_qcqp.importance.score import Criterion, WeightValues
 from keras_qcqp.keras_graph import weight_values
-from keras_qcqp.meter import Meter
+from keras_qcqp.limits.allowed import freeze
+from keras_qcqp.limits.budget import Budget
+from keras_qcqp.limits.costs import CostModel
+from keras_qcqp.limits.meter import Meter
+from keras_qcqp.limits.widths import Widths
 from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.problem import Problem, Solution
 from keras_qcqp.rebuilder import rebuild
 from keras_qcqp.report import Report, make_report
 from keras_qcqp.solvers import solve
 from keras_qcqp.transfer import transfer
-from keras_qcqp.widths import Widths
 
 Tell = Callable[[str], None]
 _BOUNDS = ("activation_bytes", "peak_bytes", "tflite_bytes")  # of union residuals, whose alignments are bounded

@@ -21,7 +21,7 @@ from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.errors import ModelError, PlanError
 from keras_qcqp.plan import LayerPlan, Plan
 from keras_qcqp.plan_check import require_match
-from keras_qcqp.realign import Adapter, aligned, zeroed
+from keras_qcqp.residual.realign import Adapter, aligned, zeroed
 
 Values = dict[str, dict[str, np.ndarray]]
 Edits = Mapping[str, Mapping[str, Any]]

@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_qcqp import resources
-from keras_qcqp.alignment import Alignment, alignments
-from keras_qcqp.budget import Budget
 from keras_qcqp.coupling import Coupling, FrozenLayer
 from keras_qcqp.errors import BudgetError
-from keras_qcqp.moves import KINDS
+from keras_qcqp.limits.budget import Budget
 from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.problem import Problem, Solution
+from keras_qcqp.residual.alignment import Alignment, alignments
+from keras_qcqp.residual.moves import KINDS
 
 _LAYER_RESOURCES = ("macs", "params")
 

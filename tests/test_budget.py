@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_qcqp.budget import Budget, Limit
 from keras_qcqp.errors import BudgetError
+from keras_qcqp.limits.budget import Budget, Limit
 
 ORIGINAL = {"macs": 1_000_001, "params": 5000, "weight_bytes": 20_000, "activation_bytes": 777}
 KNOWN = "Known: activation_bytes, flops, macs, params, peak_bytes, tflite_bytes, weight_bytes."

@@ -20,9 +20,9 @@ from keras_qcqp import (
     rebuild,
     resources,
 )
-from keras_qcqp.allowed import allowed_masks
-from keras_qcqp.costs import as_resource
-from keras_qcqp.meter import Meter
+from keras_qcqp.limits.allowed import allowed_masks
+from keras_qcqp.limits.costs import as_resource
+from keras_qcqp.limits.meter import Meter
 from keras_qcqp.plan import plan_from
 from keras_qcqp.problem import Keep, counts_of
 

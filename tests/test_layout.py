@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from keras_qcqp import pq_tree
-from keras_qcqp.layout import Pair, cost, ordered
-from keras_qcqp.moves import Move, move, source_of
-from keras_qcqp.pq_tree import Tree
+from keras_qcqp.residual import pq_tree
+from keras_qcqp.residual.layout import Pair, cost, ordered
+from keras_qcqp.residual.moves import Move, move, source_of
+from keras_qcqp.residual.pq_tree import Tree
 
 
 def orders(tree: Tree) -> set[tuple[int, ...]]:

@@ -9,7 +9,7 @@ from networks import NETWORKS, images, outputs, shake
 import keras_qcqp
 import tflite_tools
 from keras_qcqp import CostModel, LayerCost, pruning
-from keras_qcqp.meter import Meter
+from keras_qcqp.limits.meter import Meter
 
 
 def test_layers_costs_and_width_rules_at_once_hold_in_the_rebuilt_model():

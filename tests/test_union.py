@@ -15,12 +15,12 @@ from selections import random_keep
 
 import keras_qcqp
 import tflite_tools
-from keras_qcqp.alignment import alignments
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.graph import read
-from keras_qcqp.layout import best_order
 from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.report import Report
+from keras_qcqp.residual.alignment import alignments
+from keras_qcqp.residual.layout import best_order
 
 L, ops = keras.layers, keras.ops
 

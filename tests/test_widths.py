@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from keras_qcqp import BudgetError, Coupling, Widths, couple, read
-from keras_qcqp.allowed import allowed_masks, freeze
-from keras_qcqp.width_text import parse_rule, parse_set
+from keras_qcqp.limits.allowed import allowed_masks, freeze
+from keras_qcqp.limits.width_text import parse_rule, parse_set
 
 L = keras.layers
 

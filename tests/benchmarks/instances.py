@@ -42,7 +42,7 @@ def paper_problem(network: str, fraction: str) -> Problem:
 def keras_problem(network: str, residual: str, fraction: str) -> Problem:
     """What `keras_qcqp.prune(model, {"macs": fraction}, residual=residual)` would solve."""
     from keras_qcqp import build, coupling, graph, importance, keras_graph
-    from keras_qcqp.budget import Budget
+    from keras_qcqp.limits.budget import Budget
 
     model = keras_model(network)
     coupled = coupling.couple(graph.read(model), residual=residual)

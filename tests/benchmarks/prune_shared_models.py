@@ -29,7 +29,7 @@ from rich.table import Table
 import keras_qcqp
 import tflite_tools
 from keras_qcqp import build, coupling, graph, importance, keras_graph, plan, solvers
-from keras_qcqp.budget import Budget
+from keras_qcqp.limits.budget import Budget
 from tests.benchmarks.shared_data import SAMPLES, Samples, model_path
 
 _MODELS = flags.DEFINE_list("models", list(SAMPLES), "Shared networks to prune.")

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from keras_qcqp.keras_graph import rename
-from keras_qcqp.moves import move, source_of
 from keras_qcqp.plan import LayerPlan
+from keras_qcqp.residual.moves import move, source_of
 
 Adapter = Callable[[Any, str], Any]
 """(symbolic operand, name) -> what to add instead; operations are named after the name."""

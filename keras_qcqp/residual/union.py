@@ -18,8 +18,8 @@ import numpy as np
 
 from keras_qcqp.partition import resolve
 from keras_qcqp.problem import Need
-from keras_qcqp.streams import Streams
-from keras_qcqp.zeros import zero_flags
+from keras_qcqp.residual.streams import Streams
+from keras_qcqp.residual.zeros import zero_flags
 
 Ties = Sequence[tuple[np.ndarray, np.ndarray]]
 

@@ -12,7 +12,7 @@ import numpy as np
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.errors import BudgetError
 from keras_qcqp.graph import Node
-from keras_qcqp.patterns import similar
+from keras_qcqp.limits.patterns import similar
 from keras_qcqp.problem import Resource
 from keras_qcqp.resources import Term, multiplicities, polynomial
 

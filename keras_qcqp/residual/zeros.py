@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_qcqp.graph import Node
-from keras_qcqp.streams import Streams
+from keras_qcqp.residual.streams import Streams
 
 _FUNCTIONS = frozenset(
     """celu elu gelu hard_shrink hard_silu hard_swish hard_tanh leaky_relu linear mish relu relu6 selu silu soft_shrink

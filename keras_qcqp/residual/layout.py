@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_qcqp import pq_tree
 from keras_qcqp.coupling import Coupling
-from keras_qcqp.moves import Move, bytes_per_channel, move, source_of
 from keras_qcqp.partition import resolve
-from keras_qcqp.pq_tree import Leaves, Tree
+from keras_qcqp.residual import pq_tree
+from keras_qcqp.residual.moves import Move, bytes_per_channel, move, source_of
+from keras_qcqp.residual.pq_tree import Leaves, Tree
 
 Rows = Mapping[int, tuple[int, ...]]
 """Mask -> its kept channels (numbers of coupled channels) in the order in which they stand."""

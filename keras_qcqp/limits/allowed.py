@@ -11,11 +11,11 @@ import numpy as np
 
 from keras_qcqp.coupling import Coupling, FrozenLayer
 from keras_qcqp.errors import BudgetError
+from keras_qcqp.limits.patterns import matching, most_specific
+from keras_qcqp.limits.widths import RULES, Widths
 from keras_qcqp.partition import CoupledMask
-from keras_qcqp.patterns import matching, most_specific
 from keras_qcqp.problem import Mask
 from keras_qcqp.resources import multiplicities
-from keras_qcqp.widths import RULES, Widths
 
 ASKED_FOR = "asked for"
 """The reason of layers that the user froze."""

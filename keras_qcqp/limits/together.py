@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_qcqp.errors import BudgetError
-from keras_qcqp.patterns import similar
+from keras_qcqp.limits.patterns import similar
 
 Together = Sequence[str] | Mapping[str, Sequence[int]]
 """Layers with the same output channels, element by element; or layer -> positions in its output that are one."""

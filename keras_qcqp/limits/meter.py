@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from keras_qcqp import costs, resources
-from keras_qcqp.budget import Budget, Limit
-from keras_qcqp.costs import CostModel
+from keras_qcqp import resources
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.errors import BudgetError
-from keras_qcqp.patterns import matching
+from keras_qcqp.limits import costs
+from keras_qcqp.limits.budget import Budget, Limit
+from keras_qcqp.limits.costs import CostModel
+from keras_qcqp.limits.patterns import matching
 from keras_qcqp.problem import Resource
 from keras_qcqp.terms import Term
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from keras_qcqp.coupling import Coupling
-from keras_qcqp.moves import bytes_per_channel, move, source_of
 from keras_qcqp.plan import Plan
+from keras_qcqp.residual.moves import bytes_per_channel, move, source_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What the user asks for: budgets, costs of their own, rules about widths."""
