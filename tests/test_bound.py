@@ -11,14 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keras_qcqp import Mask, Need, Pair, Problem, prune
+from keras_qcqp import Mask, Need, Pair, Problem, evaluate, prune
 from keras_qcqp.solvers import counting
 from keras_qcqp.solvers.ascent import ascend
 from keras_qcqp.solvers.bound import upper_bound
 from keras_qcqp.solvers.counting import Count
+from keras_qcqp.solvers.exact import ExactSolver, Limits
 from keras_qcqp.solvers.majorants import Majorant
 from keras_qcqp.solvers.relaxation import split
-from keras_qcqp.solvers.state import State
+from keras_qcqp.solvers.state import State, keep_of
 
 
 def require_valid(seed: int) -> None:
@@ -62,6 +63,33 @@ def test_needs_of_channels_that_are_always_kept(seed):
 def test_never_below_the_optimum_on_thousands(block):
     for seed in range(block * 150, (block + 1) * 150):
         require_valid(seed)
+
+
+def require_above_proven_optimum(solver: ExactSolver, seed: int) -> None:
+    """Problems too large to enumerate: CP-SAT proves the optimum of the whole, the bound knows nothing of that."""
+    problem = cases.random_problem(seed, [4] * 6, 0.2 + 0.1 * (seed % 7), 1 + seed % 3)
+    state = State(problem)
+    x, prices = ascend(state)
+    assert x is not None
+    outcome = solver.solve(problem, keep_of(x), Limits(20.0, 60.0, 2, 0))
+    assert outcome.keep is not None and outcome.proven
+    optimum = evaluate(problem, outcome.keep)[0]
+    assert state.objective(x) <= optimum * (1 + 1e-9)
+    assert upper_bound(state, x, prices) >= optimum * (1 - 1e-9)
+
+
+def test_never_below_the_optimum_that_cp_sat_proves():
+    with ExactSolver() as solver:
+        for seed in range(5):
+            require_above_proven_optimum(solver, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(10))
+def test_never_below_the_optimum_that_cp_sat_proves_on_hundreds(block):
+    with ExactSolver() as solver:
+        for seed in range(block * 50, (block + 1) * 50):
+            require_above_proven_optimum(solver, seed)
 
 
 def test_valid_with_binned_counts(monkeypatch):
