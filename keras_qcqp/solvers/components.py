@@ -100,10 +100,6 @@ class Move:
         """float[components, variables]: best total with the variable 1 less the best with it 0."""
         return self._plan.margins(gain[self.channels], self._factors(x))
 
-    def only(self, component: int) -> Move:
-        """The same move on a single component."""
-        return Move(Stack(self.stack.channels[component : component + 1], self.stack.clauses), self.variables)
-
     def _scope(self, clause: _Clause) -> list[int]:
         """The clause's variables that move."""
         return sorted({self._local[v] for v in (clause.target, *clause.sources) if v in self._local})
