@@ -241,6 +241,20 @@ def union_carried_by_the_shortcut() -> Case:
     return Case(Problem(masks, linear, (), (cost,), {"r": 4}, needs), 21.0, ((0,), (2,), (0, 2)))
 
 
+def kept_channels_have_needs() -> Case:
+    """Two channels that are always kept each need their own channel of a or of b; room for two.
+
+    a_0 and b_0 would bring 5 + 4, but then nothing serves the second: one of a_1 (1), b_1 (2) must be among the two.
+    """
+    masks = (Mask("kept", 2, (2,)), Mask.of("a", 2, 0), Mask.of("b", 2, 0))
+    every = np.arange(2)
+    needs = (Need(0, every, ((1, every), (2, every))),)
+    linear = {1: np.array([5.0, 1.0]), 2: np.array([4.0, 2.0])}
+    return Case(
+        Problem(masks, linear, (), (resource("r", {1: 1, 2: 1}, {}),), {"r": 2}, needs), 7.0, ((0, 1), (0,), (1,))
+    )
+
+
 def need_without_source() -> Case:
     """A channel that needs what does not exist can never stay: of 1, 2 and 9 the 9 is out."""
     needs = (Need(0, np.array([2]), ()),)
@@ -283,6 +297,7 @@ def peak_of_steps() -> Case:
 
 CASES: Sequence[Callable[[], Case]] = (
     union_carried_by_the_shortcut,
+    kept_channels_have_needs,
     need_without_source,
     wider_is_cheaper,
     table_over_two_counts,

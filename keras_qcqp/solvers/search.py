@@ -20,7 +20,7 @@ from keras_qcqp.solvers.bound import upper_bound
 from keras_qcqp.solvers.exact import ExactSolver, Limits, Outcome
 from keras_qcqp.solvers.filling import fill
 from keras_qcqp.solvers.state import Selection, State, keep_of
-from keras_qcqp.solvers.windows import Free, borderline, everything_free, nearby, num_products, restrict, widen
+from keras_qcqp.solvers.windows import Free, borderline, closed, everything_free, nearby, num_products, restrict, widen
 
 Progress = Callable[[str], None]
 _FULL_PRODUCTS = 1500  # up to so many AND literals the whole problem goes to CP-SAT at once
@@ -29,6 +29,7 @@ _WINDOW_PRODUCTS = 250
 _WINDOW_DETERMINISTIC_S = 0.3
 _FIND_DETERMINISTIC_S = 30.0  # to find any selection at all
 _RESTART_PAIRS = 10_000_000  # larger problems are not restarted
+_PROVEN = 1e-6  # relative: CP-SAT rounds importance up to integers
 _PATIENCE_STEPPED = 6  # where widths come in steps
 _PATIENCE, _WORTH = 2, 1e-4  # so many windows, or restarts, that gain no more than this share end the search
 _LOG = logging.getLogger("keras_qcqp")
@@ -108,7 +109,7 @@ class _Search:
             self._take(x)
             assert self.x is not None
             self.tell("ascent")
-            whole = everything_free(self.state)
+            whole = closed(self.state.problem, self.x, everything_free(self.state))
             if num_products(self.state, whole) <= _FULL_PRODUCTS:
                 self._improve(solver, whole, _FULL_DETERMINISTIC_S)
                 self.tell("exact model of the whole")
@@ -205,7 +206,7 @@ class _Search:
             self._take(fill(self.state, widen(self.x, free, outcome.keep)))
         if all(len(positions) == len(self.x[m]) for m, positions in enumerate(free) if m in self.state.free):
             self.bound = min(self.bound, fixed + outcome.bound)
-            self.proven = outcome.proven
+            self.proven = outcome.proven and self.objective >= (fixed + outcome.bound) * (1 - _PROVEN)
 
     def _take(self, x: Selection) -> None:
         """Makes it the incumbent if it is feasible and better."""
