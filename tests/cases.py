@@ -255,6 +255,14 @@ def kept_channels_have_needs() -> Case:
     )
 
 
+def product_of_nothing() -> Case:
+    """No room for a single pair, though each side alone is free: one side goes altogether, the 3 stays."""
+    masks = (Mask.of("a", 1, 0), Mask.of("b", 1, 0))
+    linear = {0: np.array([3.0]), 1: np.array([2.0])}
+    pairs = (Pair(0, 1, np.array([[9.0]])),)
+    return Case(Problem(masks, linear, pairs, (resource("r", {}, {(0, 1): 1}),), {"r": 0}), 3.0, ((0,), ()))
+
+
 def need_without_source() -> Case:
     """A channel that needs what does not exist can never stay: of 1, 2 and 9 the 9 is out."""
     needs = (Need(0, np.array([2]), ()),)
@@ -298,6 +306,7 @@ def peak_of_steps() -> Case:
 CASES: Sequence[Callable[[], Case]] = (
     union_carried_by_the_shortcut,
     kept_channels_have_needs,
+    product_of_nothing,
     need_without_source,
     wider_is_cheaper,
     table_over_two_counts,

@@ -31,8 +31,9 @@ def ascend(state: State, near: np.ndarray | None = None) -> tuple[Selection | No
     """
     direction = prices = 1.0 / np.maximum(state.costs.limits, 1.0)
     full = started(state, state.full())
-    best: Selection | None = None
-    best_value = -np.inf
+    least = _smallest(state)
+    best: Selection | None = least if state.feasible(least) else None
+    best_value = -np.inf if best is None else state.objective(best)
     high = None
     if near is not None and near.any():
         high, direction = 1.0, near
@@ -177,6 +178,17 @@ def _bisect(state: State, full: Start, direction: np.ndarray, ceiling: float | N
 
 def _feasible(state: State, start: Start) -> bool:
     return start.forced is not None and state.feasible(start.x)
+
+
+def _smallest(state: State) -> Selection:
+    """Every mask at its smallest count, the channels that matter most in the full network."""
+    full = state.full()
+    x = []
+    for mask, allowed in enumerate(state.allowed):
+        new = np.zeros(state.sizes[mask])
+        new[np.argsort(-state.gains(full, mask), kind="stable")[: allowed[0]]] = 1.0
+        x.append(new)
+    return x
 
 
 def _ceiling(state: State, full: Start, direction: np.ndarray) -> float:
