@@ -17,7 +17,7 @@ from keras_qcqp.problem import Problem, Solution, evaluate
 from keras_qcqp.solvers.ascent import ascend
 from keras_qcqp.solvers.bound import upper_bound
 from keras_qcqp.solvers.filling import fill
-from keras_qcqp.solvers.search import solve
+from keras_qcqp.solvers.search import gap_of, solve
 from keras_qcqp.solvers.state import Selection, State, keep_of
 
 
@@ -91,5 +91,4 @@ def _solution(problem: Problem, point: _Point) -> Solution:
     keep = keep_of(point.x)
     objective, usage = evaluate(problem, keep)
     bound = max(point.bound, objective)
-    gap = bound / objective - 1 if objective > 0 else 0.0
-    return Solution(keep, "FEASIBLE", objective, bound, gap, usage, point.seconds, 0)
+    return Solution(keep, "FEASIBLE", objective, bound, gap_of(bound, objective), usage, point.seconds, 0)

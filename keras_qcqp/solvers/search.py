@@ -72,6 +72,13 @@ def solve(
     return search.solution()
 
 
+def gap_of(bound: float, objective: float) -> float:
+    """What may be missing at most, as a share of the objective; infinite where there is none yet."""
+    if objective > 0:
+        return bound / objective - 1
+    return math.inf if bound > 0 else 0.0
+
+
 def _check_settings(time_limit_s: float, seed: int, num_workers: int) -> None:
     number = isinstance(time_limit_s, numbers.Real) and not isinstance(time_limit_s, bool)
     if not number or not time_limit_s >= 0:
@@ -122,7 +129,7 @@ class _Search:
 
     def tell(self, step: str) -> None:
         """One line of progress."""
-        gap = self.bound / self.objective - 1 if self.objective > 0 else 0.0
+        gap = gap_of(self.bound, self.objective)
         line = f"{step}: objective {self.objective:.6g}, bound {self.bound:.6g}, gap {gap:.2%}"
         _LOG.debug("%s", line)
         self._progress(line)
@@ -143,7 +150,7 @@ class _Search:
             status="OPTIMAL" if self.proven else "FEASIBLE",
             objective=objective,
             bound=bound,
-            gap=bound / objective - 1 if objective > 0 else 0.0,
+            gap=gap_of(bound, objective),
             usage=usage,
             seconds=time.monotonic() - self._began,
             seed=self._limits.seed,

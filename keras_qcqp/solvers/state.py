@@ -53,8 +53,13 @@ class State:
             if self.fixed[m]:
                 self.offset += float(self.weight[m].sum()) if self._whole(m) else 0.0
                 self.weight[m] = np.zeros(self.sizes[m])
+        merged: dict[tuple[int, int], np.ndarray] = {}  # the bound wants one pair for two masks
         for pair in problem.pairs:
-            self._add_pair(pair.a, pair.b, pair.values)
+            values = pair.values.astype(np.float64)  # narrow types would overflow
+            key, values = ((pair.a, pair.b), values) if pair.a <= pair.b else ((pair.b, pair.a), values.T)
+            merged[key] = merged[key] + values if key in merged else values
+        for (a, b), values in merged.items():
+            self._add_pair(a, b, values)
         self.costs = Costs(problem)
         self.stacks = stacks(problem.needs, self.offsets)
         self.mask_of = np.repeat(np.arange(num), self.sizes)

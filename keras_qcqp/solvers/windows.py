@@ -30,7 +30,9 @@ def restrict(state: State, x: Selection, free: Free) -> tuple[Problem, float]:
     linear = {m: state.gains(fixed, m)[free[m]] for m in range(len(masks)) if len(free[m])}
     pairs = []
     for pair in state.problem.pairs:
-        part = pair.values[np.ix_(free[pair.a], free[pair.b])]
+        if state.fixed[pair.a] or state.fixed[pair.b]:
+            continue  # in the linear part
+        part = pair.values[np.ix_(free[pair.a], free[pair.b])].astype(np.float64)
         if part.size == 0:
             continue
         if pair.a == pair.b:
