@@ -50,6 +50,12 @@ _RESIDUAL = flags.DEFINE_string(
     "Channels of additions: tied (operands and sum keep the same), union (each its own), auto (the better of both).",
     flag_values=_FLAGS,
 )
+_GROUP_CONV = flags.DEFINE_string(
+    "group_conv",
+    "channels",
+    "What grouped convolutions lose: channels (the same ones of every group) or groups (whole ones).",
+    flag_values=_FLAGS,
+)
 _RECIPE = flags.DEFINE_string(
     "recipe",
     "float32",
@@ -173,6 +179,7 @@ def _prune(model: Any, say: Callable[[str], None]) -> None:
         importance=_IMPORTANCE.value,
         widths=_widths(),
         residual=_RESIDUAL.value,
+        group_conv=_GROUP_CONV.value,
         recipe=_RECIPE.value,
         strict=_STRICT.value,
         seed=_SEED.value,

@@ -13,13 +13,15 @@ from typing import Any
 import keras
 
 from keras_qcqp import graph, keras_graph
+from keras_qcqp.branches.constants import constants
+from keras_qcqp.branches.fates import NOTHING, fates
 from keras_qcqp.carry_over import copy_compile, copy_trainable
 from keras_qcqp.channels import Adapter, Lookup, Values, substitute
 from keras_qcqp.copier import Changes, copied
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.errors import ModelError, PlanError
 from keras_qcqp.plan import LayerPlan, Plan
-from keras_qcqp.plan_check import require_match
+from keras_qcqp.plan_check import empties, kept_channels, require_match
 from keras_qcqp.residual.realign import aligned, zeroed
 from keras_qcqp.slicing import blanked, select, sliced
 
@@ -41,11 +43,14 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
     values: dict[str, Values] = dict(keras_graph.weight_values(model))
     for path, layer_plan in plan.layers.items():
         values[path] = sliced(values[path], specs[path], layer_plan)
+    fate = fates(coupling, kept_channels(plan, coupling)) if empties(plan) else NOTHING
     changes = Changes(
         config={path: _edited(specs[path].config, p) for path, p in plan.layers.items()},
         arguments={path: _edited(specs[path].arguments, p) for path, p in plan.layers.items()},
         before=_alignments(coupling, plan, aligned),
         after=_corrections(coupling, plan),
+        absent=fate.absent,
+        constants=constants(model, coupling, plan, fate),
     )
     try:
         return _build(model, values, changes)
@@ -121,6 +126,8 @@ def _build(model: keras.Model, values: Weights, changes: Changes) -> keras.Model
     clone = copied(model, changes)
     clone_layers = keras_graph.layers_by_path(clone)
     for path, named in values.items():
+        if path not in clone_layers and changes.absent:
+            continue
         layer = clone_layers[path]
         for value, variable in zip(named.values(), keras_graph.named_weights(layer).values(), strict=True):
             variable.assign(value)  # in Keras' order; names may be automatic
