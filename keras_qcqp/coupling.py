@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_qcqp import rules
+from keras_qcqp import coupling_text, rules
 from keras_qcqp.channels import NETWORK_INPUT, Axis, Call, Channels, Frozen, Spec
 from keras_qcqp.errors import FrozenLayerError, ModelError, QcqpError, did_you_mean
 from keras_qcqp.graph import Graph, Node
 from keras_qcqp.limits.together import Together, ties
-from keras_qcqp.partition import CoupledMask, group_masks, label_channels
+from keras_qcqp.partition import CoupledMask, FrozenLayer, group_masks, label_channels
 from keras_qcqp.problem import Need
 from keras_qcqp.residual import union
 from keras_qcqp.residual.streams import Streams
@@ -22,20 +22,6 @@ from keras_qcqp.spec_check import checked
 
 RESIDUALS = ("tied", "union")
 """What an addition does: ties its operands, or gives the sum a set of channels of its own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FrozenLayer:
-    """A call that keeps channels which would otherwise be free, how many, and why.
-
-    `tied` marks layers that were followed, but whose channels are added to an input or output of the network.
-    """
-
-    node: str
-    kind: str
-    reason: str
-    num_channels: int
-    tied: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +66,7 @@ class Coupling:
         return tuple(n for n in self.graph.nodes if n.name == n.layer)
 
     def __str__(self) -> str:
-        lines = [f"{self.graph.name}: {len(self.masks)} coupled masks, {len(self.mask_of)} channels"]
-        lines += [f"  {m.name}: {m.size}{' frozen' if m.frozen else ' dead' if m.dead else ''}" for m in self.masks]
-        lines += [f"  frozen at {f.node} ({f.kind}): {f.reason}" for f in self.frozen]
-        return "\n".join(lines)
+        return coupling_text.render(self)
 
 
 def couple(graph: Graph, strict: bool = False, residual: str = "tied", together: Sequence[Together] = ()) -> Coupling:
