@@ -15,8 +15,8 @@ _Tensor = tuple[str, str, np.ndarray, Index]
 """Layer, "input" or "output", its channels, and what the plan keeps of them."""
 
 
-def require_match(plan: Plan, coupling: Coupling) -> None:
-    """Raises PlanError, naming the first layer in which the plan and the model differ."""
+def require_match(plan: Plan, coupling: Coupling) -> np.ndarray:
+    """bool[channels], which of them the plan keeps; PlanError names the first layer in which plan and model differ."""
     expected = {node.layer: (node.kind, ins, outs) for node, ins, outs in planned(coupling)}
     for path, (kind, ins, outs) in expected.items():
         found = plan.layers.get(path)
@@ -30,10 +30,10 @@ def require_match(plan: Plan, coupling: Coupling) -> None:
     for path in plan.layers:
         if path not in expected:
             raise PlanError(_mismatch(plan, coupling, f"the plan has layer '{path}', the model does not"))
-    _require_consistent(plan, coupling)
+    return _require_consistent(plan, coupling)
 
 
-def _require_consistent(plan: Plan, coupling: Coupling) -> None:
+def _require_consistent(plan: Plan, coupling: Coupling) -> np.ndarray:
     """Coupled channels live or die together, in one order, so all layers must say the same of each."""
     tensors = [
         (f"'{node.layer}'", side, ids, index)
@@ -47,6 +47,7 @@ def _require_consistent(plan: Plan, coupling: Coupling) -> None:
     alive = _require_one_choice(tensors, coupling)
     _require_one_order(tensors, coupling, alive)
     _require_needs(coupling, alive)
+    return alive
 
 
 def _require_one_choice(tensors: Sequence[_Tensor], coupling: Coupling) -> np.ndarray:
