@@ -112,6 +112,7 @@ def test_what_is_frozen_is_seen_and_told():
     for name, group in (("layer_norm", norm), ("mixing", mixing)):
         reason = next(f.reason for f in coupling.frozen if f.node == name)
         assert reason in group.find(f"{SVG}title").text
+    assert "mask 1 a (frozen at layer_norm)" in boxes(root)["a"].find(f"{SVG}title").text
     entries = [g for g in root.iter(f"{SVG}g") if g.get("class") == "mask"]
     assert [texts(e)[1:] for e in entries][:2] == [
         ["image", "3, input of the network"],

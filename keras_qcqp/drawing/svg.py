@@ -165,15 +165,15 @@ def _legend(parent: Xml.Element, content: Content, fills: Sequence[str]) -> None
     _text(parent, 44, y + 11, "lines: the thicker, the more channels (log scale)", _SMALL, fill=_FAINT)
     y += 2 * _ROW
     _text(parent, 0, y + 11, "Coupled masks", _NAME, weight="bold")
-    for number, entry in enumerate(content.entries):
+    names = [shortened(drawable(entry.name), 150, _SMALL) for entry in content.entries]
+    start = 44 + max((text_width(name, _SMALL) for name in names), default=0.0) + 8
+    for number, (entry, name) in enumerate(zip(content.entries, names, strict=True)):
         y += _ROW
         group = _child(parent, "g", transform=f"translate(0 {y:g})")
         group.set("class", "mask")
         _child(group, "title", drawable(entry.tip))
         _stripe(group, Stripe(number, 1, 1), 0, 0, 36, fills)
-        name = shortened(drawable(entry.name), 150, _SMALL)
         _text(group, 44, 11, name, _SMALL)
-        start = 44 + max(text_width(name, _SMALL), 90) + 8
         _text(group, start, 11, shortened(entry.text, _LEGEND - start, _SMALL, end=True), _SMALL, fill=_FAINT)
 
 
