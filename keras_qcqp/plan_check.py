@@ -16,8 +16,8 @@ _Tensor = tuple[str, str, np.ndarray, Index]
 """Layer, "input", "output" or "hidden width", its channels, and what the plan keeps of them."""
 
 
-def require_match(plan: Plan, coupling: Coupling) -> None:
-    """Raises PlanError, naming the first layer in which the plan and the model differ."""
+def require_match(plan: Plan, coupling: Coupling) -> np.ndarray:
+    """bool[channels], which of them the plan keeps; PlanError names the first layer in which plan and model differ."""
     expected = {node.layer: (node.kind, ins, outs, hidden) for node, ins, outs, hidden in planned(coupling)}
     for path, (kind, ins, outs, hidden) in expected.items():
         found = plan.layers.get(path)
@@ -31,7 +31,7 @@ def require_match(plan: Plan, coupling: Coupling) -> None:
     for path in plan.layers:
         if path not in expected:
             raise PlanError(_mismatch(plan, coupling, f"the plan has layer '{path}', the model does not"))
-    _require_consistent(plan, coupling)
+    return _require_consistent(plan, coupling)
 
 
 def empties(plan: Plan) -> bool:
@@ -44,16 +44,7 @@ def empties(plan: Plan) -> bool:
     )
 
 
-def kept_channels(plan: Plan, coupling: Coupling) -> np.ndarray:
-    """bool[channels]: which coupled channels a plan keeps.
-
-    Raises:
-        PlanError: it contradicts itself.
-    """
-    return _require_one_choice(_tensors(plan, coupling), coupling)
-
-
-def _require_consistent(plan: Plan, coupling: Coupling) -> None:
+def _require_consistent(plan: Plan, coupling: Coupling) -> np.ndarray:
     """Coupled channels live or die together, in one order, so all layers must say the same of each."""
     tensors = _tensors(plan, coupling)
     alive = _require_one_choice(tensors, coupling)
@@ -61,6 +52,7 @@ def _require_consistent(plan: Plan, coupling: Coupling) -> None:
     _require_needs(coupling, alive)
     if empties(plan):
         _require_removable(coupling, alive)
+    return alive
 
 
 def _tensors(plan: Plan, coupling: Coupling) -> list[_Tensor]:

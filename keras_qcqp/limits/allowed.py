@@ -11,12 +11,12 @@ import numpy as np
 
 from keras_qcqp.branches.removable import removable_masks, spare_masks
 from keras_qcqp.channels import Spec
-from keras_qcqp.coupling import Coupling, FrozenLayer
+from keras_qcqp.coupling import Coupling
 from keras_qcqp.errors import BudgetError
 from keras_qcqp.graph import Node
 from keras_qcqp.limits.patterns import matching, most_specific
 from keras_qcqp.limits.widths import RULES, Widths
-from keras_qcqp.partition import CoupledMask
+from keras_qcqp.partition import CoupledMask, FrozenLayer
 from keras_qcqp.problem import Mask
 from keras_qcqp.resources import multiplicities
 
