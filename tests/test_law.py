@@ -10,9 +10,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from generator import Generator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import NETWORKS, Generator, images, outputs, shake
+from networks import NETWORKS, images, outputs, shake
 from selections import random_keep
 
 import keras_qcqp
