@@ -19,6 +19,7 @@ from keras_qcqp.carry_over import copy_compile, copy_trainable, custom_objects
 from keras_qcqp.channels import Axis, Lookup, Spec, substitute
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.errors import ModelError, PlanError
+from keras_qcqp.legacy import modern
 from keras_qcqp.plan import LayerPlan, Plan
 from keras_qcqp.plan_check import require_match
 from keras_qcqp.residual.realign import Adapter, aligned, zeroed
@@ -28,7 +29,7 @@ Edits = Mapping[str, Mapping[str, Any]]
 
 
 def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
-    """Builds the smaller model of a plan; the given model is not changed.
+    """Builds the smaller model of a plan; the given model is not changed, one of Keras 2 is converted.
 
     Names, dtypes, regularisers, trainable flags, nesting and compile settings stay; an optimizer starts afresh, since
     its state belongs to weights that no longer exist.
@@ -37,6 +38,7 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
         ModelError: the model cannot be read, or a layer cannot be built from its configuration.
         PlanError: the plan was made for another model (names the first difference) or contradicts itself.
     """
+    model = modern(model)
     coupling = _checked_coupling(model, plan)
     specs = {node.layer: coupling.specs[node.name] for node in coupling.first_calls()}
     values = keras_graph.weight_values(model)
@@ -66,6 +68,7 @@ def masked(model: keras.Model, plan: Plan) -> keras.Model:
     Raises:
         ModelError, PlanError: as `rebuild`.
     """
+    model = modern(model)
     coupling = _checked_coupling(model, plan)
     values = keras_graph.weight_values(model)
     for node in coupling.first_calls():
