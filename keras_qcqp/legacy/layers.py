@@ -34,21 +34,28 @@ def convert_layer(layer: Any, name: str, custom: Custom) -> list[keras.layers.La
         return [keras.layers.Lambda(layer.function, name=name, dtype=_dtype(layer), arguments=layer.arguments)]
     cls = _class_of(layer, custom)
     config = {**_with_functions(layer, custom), "name": name}
-    soft = config.get("activation") == _HARD_SIGMOID and "recurrent_initializer" not in config
+    recurrent = "recurrent_initializer" in config
+    soft = config.get("activation") == _HARD_SIGMOID and not recurrent and _HARD_SIGMOID not in custom
     if soft and type(layer).__name__ == "Activation":
         return _hard_sigmoid(name, config["dtype"])
     if soft:
         config["activation"] = "linear"
     try:
-        with keras.saving.custom_object_scope(dict(custom)):
+        with keras.saving.custom_object_scope({**custom, **{value.__name__: value for value in custom.values()}}):
             new = cls.from_config(_fitted(cls, config, type(layer).__name__, custom))
     except Exception as error:
         raise ModelError(
-            f"Layer '{layer.name}' ({type(layer).__name__}) cannot be made in Keras 3: {error}. Replace it in "
+            f"Layer '{layer.name}' ({type(layer).__name__}) cannot be made in Keras 3: {_cause(error)}. Replace it in "
             f"the Keras 2 model, or give from_tf_keras(model, custom_objects={{'{type(layer).__name__}': "
             "YourKeras3Layer})."
         ) from error
     return [new, *(_hard_sigmoid(f"{name}_{_HARD_SIGMOID}", config["dtype"]) if soft else ())]
+
+
+def _cause(error: Exception) -> str:
+    """Keras repeats the whole configuration before it says what is wrong with it."""
+    lines = str(error).rpartition("Exception encountered: ")[2].strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _hard_sigmoid(name: str, dtype: Any) -> list[keras.layers.Layer]:
@@ -91,8 +98,9 @@ def _with_functions(layer: Any, custom: Custom) -> dict[str, Any]:
 
 def _fitted(cls: Any, config: Mapping[str, Any], kind: str, custom: Custom) -> dict[str, Any]:
     """The configuration without what Keras 3 does not know and does not need."""
-    if config.get("recurrent_activation") == _HARD_SIGMOID or config.get("activation") == _HARD_SIGMOID:
-        raise ValueError("Keras 3's hard_sigmoid is another function than that of Keras 2")
+    for key in ("activation", "recurrent_activation"):
+        if config.get(key) == _HARD_SIGMOID:
+            config = {**config, key: _own_hard_sigmoid(custom)}
     accepted, fitted = _accepted(cls), {}
     for key, value in config.items():
         key = _OTHER_KEY.get(kind, {}).get(key, key)
@@ -106,6 +114,15 @@ def _fitted(cls: Any, config: Mapping[str, Any], kind: str, custom: Custom) -> d
             raise ValueError(f"it normalises over several axes, {list(axis)}")
         fitted["axis"] = axis[0]
     return fitted
+
+
+def _own_hard_sigmoid(custom: Custom) -> Any:
+    if _HARD_SIGMOID not in custom:
+        raise ValueError(
+            "Keras 3's hard_sigmoid is another function than that of Keras 2 "
+            "(custom_objects={'hard_sigmoid': a function of yours for clip(0.2 x + 0.5, 0, 1)})"
+        )
+    return custom[_HARD_SIGMOID]
 
 
 def _may_go(kind: str, key: str, value: Any) -> bool:
