@@ -219,6 +219,13 @@ def test_only_keras_2_models_are_converted():
         from_tf_keras("model.h5")
 
 
+def test_models_of_kerases_before_tf_keras_are_sent_through_a_file():
+    ancient = type("Functional", (), {"__module__": "tensorflow.python.keras.engine.functional"})()
+    text = "got tensorflow.python.keras.engine.functional.Functional. Save this Keras 2 model as .h5, install tf_keras"
+    with pytest.raises(ModelError, match=text):
+        keras_qcqp.measure(ancient)
+
+
 def test_a_model_that_is_random_cannot_be_compared():
     old = tf_keras.Sequential([L.Dense(4, input_shape=(4,))])
     image = L.Input((4,))

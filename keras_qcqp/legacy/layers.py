@@ -41,7 +41,7 @@ def convert_layer(layer: Any, name: str, custom: Custom) -> list[keras.layers.La
     if soft:
         config["activation"] = "linear"
     try:
-        with keras.saving.custom_object_scope({**custom, **{value.__name__: value for value in custom.values()}}):
+        with keras.saving.custom_object_scope({**_under_own_names(custom), **custom}):
             new = cls.from_config(_fitted(cls, config, type(layer).__name__, custom))
     except Exception as error:
         raise ModelError(
@@ -50,6 +50,11 @@ def convert_layer(layer: Any, name: str, custom: Custom) -> list[keras.layers.La
             "YourKeras3Layer})."
         ) from error
     return [new, *(_hard_sigmoid(f"{name}_{_HARD_SIGMOID}", config["dtype"]) if soft else ())]
+
+
+def _under_own_names(custom: Custom) -> dict[str, Any]:
+    """Wrappers write their layer's configuration and read it again, functions in it by their own names."""
+    return {value.__name__: value for value in custom.values() if hasattr(value, "__name__")}
 
 
 def _cause(error: Exception) -> str:
