@@ -76,6 +76,13 @@ def attention() -> Any:
     return tf_keras.Model(tokens, L.GlobalAveragePooling1D()(x))
 
 
+def states() -> Any:
+    """Initial states of one recurrent layer come from another."""
+    series = L.Input((5, 3), name="series")
+    x, *state = L.LSTM(4, return_sequences=True, return_state=True, name="first")(series)
+    return tf_keras.Model(series, L.LSTM(4, name="second")(x, initial_state=state))
+
+
 def mixed_precision() -> Any:
     policy = tf_keras.mixed_precision.Policy("mixed_float16")
     return image_model(L.Conv2D(4, 3, dtype=policy), L.BatchNormalization(dtype=policy), L.Dense(2, dtype="float32"))
@@ -98,6 +105,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "nested": nested,
     "sequences": sequences,
     "attention": attention,
+    "states": states,
     "mixed_precision": mixed_precision,
     "hard_sigmoid": hard_sigmoid_everywhere,
     "frozen": frozen,

@@ -125,6 +125,11 @@ class Thrice3(Twice3):
         return 3.0 * x + self.shift
 
 
+class Almost3(Twice3):
+    def call(self, x):
+        return 1.0002 * super().call(x)
+
+
 class Narrow3(Twice3):
     def build(self, shape):
         self.shift = self.add_weight(name="shift", shape=(1,))
@@ -217,6 +222,30 @@ def test_every_door_says_what_is_wrong_with_a_keras_2_model(door, build, text):
 def test_only_keras_2_models_are_converted():
     with pytest.raises(ModelError, match="A model of tf_keras was expected, got builtins.str."):
         from_tf_keras("model.h5")
+
+
+def test_as_much_as_rounding_explains_may_differ(monkeypatch):
+    old = image_model(L.Dense(4, name="before"), Twice(name="t"), L.Dense(3))
+    with pytest.raises(ModelError, match=r"outputs differ by 0.0002 .*differs is 't' \(Twice\)"):
+        from_tf_keras(old, custom_objects={"Twice": Almost3})
+    monkeypatch.setattr(verify, "_JITTER", 1e-2)  # as if much were rounded off
+    new = from_tf_keras(old, custom_objects={"Twice": Almost3})
+    assert all(np.array_equal(a, b) for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
+    with pytest.raises(ModelError, match="outputs differ by"):
+        from_tf_keras(old, custom_objects={"Twice": Thrice3})
+
+
+@pytest.mark.parametrize("around", [lambda x: tf_keras.Sequential([L.InputLayer((4,)), x]), lambda x: x])
+def test_a_difference_inside_is_found_in_nested_and_sequential_models(around):
+    old = tf_keras.Sequential([L.Dense(4, input_shape=(4,)), around(Twice(name="t")), L.Dense(3)])
+    with pytest.raises(ModelError, match=f"The first layer that differs is '{old.layers[1].name}'"):
+        from_tf_keras(old, custom_objects={"Twice": Thrice3})
+
+
+def test_models_that_read_strings_cannot_be_checked():
+    text = L.Input((1,), dtype="string")
+    with pytest.raises(ModelError, match="could not be run on random numbers.* If it reads strings, begin the model"):
+        from_tf_keras(tf_keras.Model(text, L.StringLookup(vocabulary=["a", "b"])(text)))
 
 
 def test_models_of_kerases_before_tf_keras_are_sent_through_a_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,7 +96,7 @@ class _Converter:
                 outputs = _operation(node.layer, args, kwargs, name)
             else:
                 first, *others = self._layer(node.layer, name, path)
-                outputs = first(*args, **kwargs)
+                outputs = _call(first, args, kwargs)
                 for other in others:
                     outputs = other(outputs)
         except ModelError:
@@ -121,6 +122,15 @@ class _Converter:
         new = convert_layer(layer, name, self._custom)
         self._pairs.append((layer, new[0], f"{path}{layer.name}"))
         return new
+
+
+def _call(layer: Any, args: Any, kwargs: Any) -> Any:
+    """Calls a layer; Keras 2 hands the initial states of a recurrent layer over in one list with its input."""
+    stateful = isinstance(layer, keras.layers.Layer) and "initial_state" in inspect.signature(layer.call).parameters
+    if stateful and args and isinstance(args[0], list) and len(args[0]) > 1:
+        x, *states = args[0]
+        return layer(x, *args[1:], **kwargs, initial_state=states)
+    return layer(*args, **kwargs)
 
 
 def _sequential(old: Any, layers: list[Any]) -> keras.Model:
