@@ -18,6 +18,7 @@ import keras
 
 from keras_qcqp.errors import ModelError
 from keras_qcqp.legacy.convert import from_tf_keras
+from keras_qcqp.legacy.layers import cause
 from keras_qcqp.legacy.vetting import require_harmless, uses_hard_sigmoid
 
 _LOG = logging.getLogger("keras_qcqp")
@@ -71,7 +72,7 @@ def load(path: str, written: Written) -> keras.Model:
     except Exception as error:
         raise ModelError(
             f"'{path}', written by Keras {written.version:.20}, cannot be read by tf_keras {tf_keras.__version__}: "
-            f"{_first_line(error)}. If it needs classes of your own, load it with them and tf_keras yourself, and give "
+            f"{cause(error)}. If it needs classes of your own, load it with them and tf_keras yourself, and give "
             "the model to keras_qcqp.from_tf_keras."
         ) from error
     converted = from_tf_keras(model)
@@ -94,10 +95,5 @@ def _without_tf_keras(path: str, written: Written) -> keras.Model:
     except Exception as error:
         raise ModelError(
             f"'{path}' was written by Keras {written.version:.20}, and Keras {keras.__version__} cannot read it: "
-            f"{_first_line(error)}. {_WAY_OUT}"
+            f"{cause(error)}. {_WAY_OUT}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".")[:300] if lines else type(error).__name__

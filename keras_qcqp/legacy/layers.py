@@ -45,7 +45,7 @@ def convert_layer(layer: Any, name: str, custom: Custom) -> list[keras.layers.La
             new = cls.from_config(_fitted(cls, config, type(layer).__name__, custom))
     except Exception as error:
         raise ModelError(
-            f"Layer '{layer.name}' ({type(layer).__name__}) cannot be made in Keras 3: {_cause(error)}. Replace it in "
+            f"Layer '{layer.name}' ({type(layer).__name__}) cannot be made in Keras 3: {cause(error)}. Replace it in "
             f"the Keras 2 model, or give from_tf_keras(model, custom_objects={{'{type(layer).__name__}': "
             "YourKeras3Layer})."
         ) from error
@@ -57,10 +57,10 @@ def _under_own_names(custom: Custom) -> dict[str, Any]:
     return {value.__name__: value for value in custom.values() if hasattr(value, "__name__")}
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """Keras repeats the whole configuration before it says what is wrong with it."""
     lines = str(error).rpartition("Exception encountered: ")[2].strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return lines[0].rstrip(".")[:300] if lines else type(error).__name__
 
 
 def _hard_sigmoid(name: str, dtype: Any) -> list[keras.layers.Layer]:
