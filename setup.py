@@ -14,7 +14,15 @@ EXTRAS = {
     "qat": ["tensorflow-model-optimization>=0.8.1", "tf_keras>=2.18"],
     "examples": REAL_DATA,
     "peers": ["cplex>=22.1", "pyscipopt>=5"],  # tests/benchmarks/peers.py; cplex is the community edition
-    "test": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", *REAL_DATA],
+    "test": [
+        "hypothesis>=6.100",
+        "mypy>=1.11",
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "ruff>=0.6",
+        "tf_keras>=2.18",
+        *REAL_DATA,
+    ],
 }
 EXTRAS["dev"] = EXTRAS["test"]
 
@@ -31,6 +39,7 @@ setup(
     install_requires=[
         "absl-py>=1.2",
         "ai-edge-litert>=2.0",
+        "h5py>=3.7",
         "keras>=3.8",
         "numpy>=1.26",
         "ortools>=9.7",

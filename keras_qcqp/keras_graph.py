@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -18,8 +18,8 @@ def require_functional(model: Any) -> None:
     if not isinstance(model, keras.Model):
         found = f"{type(model).__module__}.{type(model).__name__}"
         hint = ""
-        if found.startswith(("tf_keras.", "tensorflow.python.keras", "keras.engine")):
-            hint = " This is a Keras 2 model: save it as .h5 or .keras and load it with Keras 3."
+        if found.startswith(("tensorflow.python.keras", "keras.engine")):
+            hint = " Save this Keras 2 model as .h5, install tf_keras and load it with keras_qcqp.model_io.load_model."
         elif isinstance(model, (str, bytes)) or hasattr(model, "__fspath__"):
             hint = " Load the file first: keras.models.load_model(path)."
         raise ModelError(f"A Keras 3 model was expected, got {found}.{hint}")
@@ -102,6 +102,18 @@ def rename(tensor: Any, name: str) -> Any:
     """Gives the `keras.ops` operation behind a symbolic tensor a name; returns the tensor."""
     tensor._keras_history.operation.name = name
     return tensor
+
+
+def name_steps(outputs: Sequence[Any], given: Sequence[Any], name: str) -> None:
+    """Names the `keras.ops` operations between two sets of tensors: the last one `name`, those before it after it."""
+    old, named = {id(x) for x in given}, set[int]()
+    todo = [x for x in outputs if id(x) not in old]
+    for x in todo:  # grows
+        operation = x._keras_history.operation
+        if id(operation) not in named:
+            operation.name = f"{name}.step{len(named)}" if named else name
+            named.add(id(operation))
+            todo += [y for y in operation._inbound_nodes[-1].input_tensors if id(y) not in old]
 
 
 def copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:

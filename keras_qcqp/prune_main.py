@@ -36,7 +36,7 @@ from keras_qcqp.limits.widths import Widths
 from keras_qcqp.model_io import load_model, save_model
 
 _FLAGS = flags.FlagValues()  # a set of its own: absl's global one holds the flags of whatever else is imported
-_MODEL = flags.DEFINE_string("model", "", "The .keras file to prune.", flag_values=_FLAGS)
+_MODEL = flags.DEFINE_string("model", "", "The .keras (or .h5) file to prune.", flag_values=_FLAGS)
 _OUTPUT = flags.DEFINE_string("output", "", "Where to write the smaller .keras file.", flag_values=_FLAGS)
 _BUDGET = flags.DEFINE_string("budget", None, "Limits such as macs=0.5,params=100000.", flag_values=_FLAGS)
 _PLAN = flags.DEFINE_string("plan", None, "A plan to apply, instead of --budget.", flag_values=_FLAGS)
