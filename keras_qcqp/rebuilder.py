@@ -121,6 +121,8 @@ def _build(model: keras.Model, values: Weights, changes: Changes) -> keras.Model
     clone = copied(model, changes)
     clone_layers = keras_graph.layers_by_path(clone)
     for path, named in values.items():
+        if not named:
+            continue  # it may have another name: masks in a Sequential are made by operations that Keras names
         layer = clone_layers[path]
         for value, variable in zip(named.values(), keras_graph.named_weights(layer).values(), strict=True):
             variable.assign(value)  # in Keras' order; names may be automatic
