@@ -139,8 +139,12 @@ def _entry_shape(old: keras_graph.Shape, given: keras_graph.Shape) -> keras_grap
 
 def _from_config(layer: Any, path: str, edits: Mapping[str, Any]) -> Any:
     try:
-        with keras.saving.custom_object_scope(custom_objects(layer)):
-            return type(layer).from_config(_startable({**layer.get_config(), **edits}))
+        if not isinstance(layer, keras.layers.Layer):
+            return type(layer).from_config({**layer.get_config(), **edits})
+        with keras.saving.custom_object_scope(custom_objects(layer)), keras_graph.copying(layer) as share:
+            copy = type(layer).from_config(_startable({**layer.get_config(), **edits}))
+            share(copy)
+            return copy
     except Exception as error:
         raise ModelError(
             f"Layer '{path}' ({type(layer).__name__}) cannot be rebuilt from its get_config(): {error}. "
