@@ -129,8 +129,8 @@ def _build(model: keras.Model, values: Weights, changes: Changes) -> keras.Model
     clone = copied(model, changes)
     clone_layers = keras_graph.layers_by_path(clone)
     for path, named in values.items():
-        if path not in clone_layers and changes.absent:
-            continue
+        if not named or (path not in clone_layers and changes.absent):
+            continue  # without weights it may have another name: Keras names the mask operations of a Sequential
         layer = clone_layers[path]
         for value, variable in zip(named.values(), keras_graph.named_weights(layer).values(), strict=True):
             variable.assign(value)  # in Keras' order; names may be automatic

@@ -88,7 +88,10 @@ def test_strict_refuses_what_would_be_frozen():
         ([L.Conv2D(4, 3), L.Dropout(0.1, noise_shape=(None, 1, 1, 4)), L.Conv2D(3, 1)], "noise_shape fixes"),
         ([L.Conv2D(6, 3), L.Reshape((24, 4)), L.Conv1D(3, 1)], "mixes channels with positions"),
         ([L.Conv2D(4, 3), L.Permute((3, 1, 2)), L.Conv2D(3, 1)], "Conv2D mixes along axis 3, the channels lie along"),
-        ([L.Conv2D(4, 3), L.Reshape((16, 4)), L.LSTM(5), L.Dense(2)], "no rule for layer class LSTM"),
+        (
+            [L.Conv2D(4, 3), L.Reshape((16, 4)), L.LSTM(5, activation="softmax"), L.Dense(2)],
+            "activation 'softmax' is not known",
+        ),
     ],
 )
 def test_reasons_and_the_law_where_something_is_frozen(layers, reason):

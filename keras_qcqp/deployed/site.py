@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from keras_qcqp.deployed.activations import FUNCTIONS, name_of
 from keras_qcqp.deployed.naming import Scopes
 from keras_qcqp.deployed.program import Constant, Op, Value
 from keras_qcqp.graph import Node, Tensor
-from keras_qcqp.terms import Term
+from keras_qcqp.terms import Term, item_bytes
 
 
 class Site:
@@ -97,9 +97,16 @@ class Site:
         return self.activate(x, name_of(self.config.get("activation")))
 
     def opaque(self, reads: tuple[int, ...], port: int = 0) -> int:
-        """A call of which nothing is known: two more tensors of the size of the largest it touches live with it."""
+        """A call of which nothing is known: two more tensors of the size of the largest it touches live with it.
+
+        Where that depends on the selection they are of the size of all of them together.
+        """
         result = self.result(port)
-        widest = max([*(self.value(r) for r in reads), result], key=lambda value: math.prod(value.shape))
+        touched = [*(self.value(r) for r in reads), result]
+        widest = max(touched, key=lambda value: math.prod(value.shape))
+        frozen = self._coupling.is_frozen
+        if not all(frozen[value.ids].all() for value in touched):
+            widest = together(touched)
         constants = tuple(
             self.weight(name, "plain", f"opaque/{name}", self.count(1)) for name in self.node.weights if port == 0
         )
@@ -162,3 +169,14 @@ def as_value(tensor: Tensor, channels: Channels) -> Value:
     sizes = tuple(size for size in tensor.shape[1:] if size is not None)
     axis = channels.axis if len(channels) else None
     return Value((1, *sizes), axis, channels.ids if axis is not None else np.zeros(0, int), tensor.dtype)
+
+
+def together(values: Sequence[Value]) -> Value:
+    """A tensor with as many entries as all of these."""
+    times = [math.prod(size for axis, size in enumerate(v.shape) if axis != v.axis) for v in values]
+    unit = math.gcd(*times)  # keeps the list of channels short
+    pairs = list(zip(values, times, strict=True))
+    ids = [np.repeat(v.ids, t // unit) for v, t in pairs if v.axis is not None]
+    fixed = sum(t // unit if v.axis is None else v.extra * t // unit for v, t in pairs)
+    channels = np.concatenate([np.zeros(0, int), *ids])
+    return Value((unit, len(channels)), 1, channels, max((v.dtype for v in values), key=item_bytes), fixed)

@@ -9,7 +9,8 @@ import numpy as np
 
 from keras_qcqp.channels import Axis, Call, Channels, Computed, In, Out, Rule, Spec, normal_axis
 from keras_qcqp.graph import Shape
-from keras_qcqp.rules.elementwise import is_elementwise
+from keras_qcqp.rules.elementwise import activation_name, is_elementwise
+from keras_qcqp.rules.masks import hold_masks
 
 
 def channel_axis(call: Call) -> int:
@@ -37,12 +38,8 @@ def activate(call: Call, outputs: Channels) -> Channels:
     """Freezes the outputs of a layer whose activation looks at several channels at once."""
     activation = call.node.config.get("activation")
     if not is_elementwise(activation):
-        call.freeze(outputs.ids, f"activation {_name(activation)!r} is not known to work channel by channel")
+        call.freeze(outputs.ids, f"activation {activation_name(activation)!r} is not known to work channel by channel")
     return outputs
-
-
-def _name(activation: object) -> object:
-    return activation.get("config", activation) if isinstance(activation, dict) else activation
 
 
 def conv(call: Call) -> Spec:
@@ -141,7 +138,8 @@ def dense(call: Call) -> Spec:
 
 def batch_norm(call: Call) -> Spec:
     """BatchNormalization: one scale, shift, mean and variance for each channel of its axis."""
-    (x,) = call.inputs
+    x = call.inputs[0]
+    hold_masks(call)
     axis = normal_axis(call.node.config["axis"], len(call.node.inputs[0].shape))
     follows = In() if axis == x.axis else None
     names = ("gamma", "beta", "moving_mean", "moving_variance")
