@@ -9,12 +9,14 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "keras_qcqp/__init__.py").read_text(), re.MULTILINE).group(1)
 
 REAL_DATA = ["pillow>=10", "scikit-learn>=1.4"]
+JAX = ["jax>=0.4.34"]  # for CPUs: 90 MB to download
 EXTRAS = {
+    "backends": [*JAX, "torch>=2.4"],
     # tensorflow-model-optimization wants absl-py < 2, which on Python 3.11 and 3.12 brings an older OR-Tools along.
     "qat": ["tensorflow-model-optimization>=0.8.1", "tf_keras>=2.18"],
     "examples": REAL_DATA,
     "peers": ["cplex>=22.1", "pyscipopt>=5"],  # tests/benchmarks/peers.py; cplex is the community edition
-    "test": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", *REAL_DATA],
+    "test": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", *JAX, *REAL_DATA],
 }
 EXTRAS["dev"] = EXTRAS["test"]
 

@@ -29,6 +29,8 @@ def load_model(path: str) -> Any:
     with hushed():
         import keras
 
+        # Whatever the backend, Keras imports TensorFlow, if it is installed, when it first serialises something.
+        keras.saving.serialize_keras_object(keras.DTypePolicy("float32"))
     try:
         return keras.models.load_model(path, safe_mode=True)
     except Exception as error:

@@ -16,7 +16,7 @@ import pytest
 from networks import NETWORKS, shake
 
 BACKENDS = ("tensorflow", "jax", "torch")
-FEW = ("residual", "option_a_forms", "two_by_two", "sequential")  # operations, nested and shared models, a Sequential
+FEW = ("option_a_forms", "two_by_two")  # operations on tensors; a nested model, shared, and inputs by name
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,21 +29,22 @@ def require_installed(backend: str) -> None:
 def told(tmp_path_factory):
     """What `backend_law.py` says under a backend, with the other frameworks out of reach; run once for each."""
     folder, known = tmp_path_factory.mktemp("backends"), dict[tuple[str, ...], dict[str, Any]]()
-    shake(networks.residual_stage()).save(folder / "original.keras")
+    shake(networks.option_a()).save(folder / "original.keras")
 
     def run(backend: str, *names: str) -> dict[str, Any]:
         require_installed(backend)
-        if (backend, *names) not in known:
+        key = (backend, *names)
+        if key not in known:
             process = run_law(backend, folder, *names)
             assert process.returncode == 0, process.stdout + process.stderr
-            known[backend, *names] = json.loads(process.stdout.splitlines()[-1])
-        return known[backend, *names]
+            known[key] = json.loads(process.stdout.splitlines()[-1])
+        return known[key]
 
     return run
 
 
 def run_law(backend: str, folder: Path, *names: str) -> subprocess.CompletedProcess:
-    """Each other framework is hidden by a module of its name that refuses to be imported, in the solver's process too."""
+    """Modules of their names that refuse to be imported hide the other frameworks, from the solver's process too."""
     hidden = folder / f"without_all_but_{backend}"
     hidden.mkdir(exist_ok=True)
     for other in {*BACKENDS} - {backend}:
