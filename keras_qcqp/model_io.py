@@ -29,6 +29,8 @@ def load_model(path: str) -> Any:
     with hushed():
         import keras
 
+        # Whatever the backend, Keras imports TensorFlow, if it is installed, when it first serialises something.
+        keras.saving.serialize_keras_object(keras.DTypePolicy("float32"))
         from keras_qcqp.legacy.files import load, written_by_keras2
 
     written = written_by_keras2(path)

@@ -21,6 +21,7 @@ number, or pattern=number,... of which the most specific pattern counts and '*' 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -238,6 +239,7 @@ def _silent(line: str) -> None:
 def run() -> None:
     """Console entry point."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every device that it does not find
     try:
         try:
             app.run(main, flags_parser=_leave_to_main)

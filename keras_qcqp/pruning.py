@@ -262,5 +262,6 @@ def _recounted(job: _Job, found: _Found, smaller: keras.Model) -> dict[str, int]
 def _require_finite(weights: WeightValues) -> None:
     for layer, named in weights.items():
         for values in named.values():
-            if np.issubdtype(values.dtype, np.floating) and not np.all(np.isfinite(values)):
+            # NumPy does not count bfloat16 among its own floating types.
+            if keras.backend.is_float_dtype(values.dtype.name) and not np.all(np.isfinite(values)):
                 raise ModelError(f"Layer '{layer}' has NaN or infinite weights; importance is undefined.")
