@@ -60,8 +60,8 @@ def test_coupled_masks(network, expected):
 def test_what_is_frozen_and_why():
     reasons = {f.node: f.reason for f in coupling_of("frozen_parts").frozen}
     assert reasons == {
-        "layer_norm": "no rule for layer class LayerNormalization; "
-        "add one with keras_qcqp.register_rule(LayerNormalization, rule)",
+        "layer_norm": "mean and variance over channels are others when one is gone, and no smaller layer makes up for "
+        "that; RMSNormalization or GroupNormalization can be made smaller exactly",
         "mixing": "softmax over channels: removing one changes all others",
     }
 
@@ -70,7 +70,7 @@ def test_strict_refuses_what_would_be_frozen():
     with pytest.raises(keras_qcqp.FrozenLayerError) as caught:
         couple(read(NETWORKS["frozen_parts"]()), strict=True)
     assert str(caught.value).startswith(
-        "strict=True and 2 calls cannot be pruned through: 'layer_norm' (LayerNormalization): no rule for layer class"
+        "strict=True and 2 calls cannot be pruned through: 'layer_norm' (LayerNormalization): mean and variance"
     )
     couple(read(NETWORKS["residual"]()), strict=True)
 
@@ -240,6 +240,6 @@ def test_rules_that_contradict_their_layer_are_errors():
 
 def test_a_coupling_prints_readably():
     text = str(coupling_of("frozen_parts"))
-    assert text.splitlines()[0] == "frozen_parts: 7 coupled masks, 33 channels"
+    assert text.splitlines()[0] == "frozen_parts: 6 coupled masks, 28 channels"
     assert "  b: 6" in text.splitlines()
     assert "  frozen at mixing (Softmax): softmax over channels: removing one changes all others" in text

@@ -9,12 +9,15 @@ from typing import Any
 from keras_qcqp.channels import Call, Macs, Rule, Spec, Values
 from keras_qcqp.graph import Node
 from keras_qcqp.layer_plan import LayerPlan
-from keras_qcqp.rules import convolution, elementwise, merging, operations, shaping
+from keras_qcqp.rules import attention, convolution, einsum, elementwise, merging, norms, operations, shaping
 
 RULES: dict[type, Rule] = {
+    **attention.RULES,
     **convolution.RULES,
+    **einsum.RULES,
     **elementwise.RULES,
     **merging.RULES,
+    **norms.RULES,
     **shaping.RULES,
 }
 
