@@ -17,8 +17,8 @@ from keras_qcqp.layer_plan import LayerPlan
 from keras_qcqp.slicing import take
 
 _OVER_CHANNELS = (
-    "mean and variance over channels are others when one is gone, and no smaller layer makes up for that; "
-    "RMSNormalization or GroupNormalization can be made smaller exactly"
+    "mean and variance over channels change with each that goes; "
+    "RMSNormalization or GroupNormalization can do it exactly"
 )
 
 
