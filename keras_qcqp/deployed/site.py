@@ -97,22 +97,20 @@ class Site:
         return self.activate(x, name_of(self.config.get("activation")))
 
     def opaque(self, reads: tuple[int, ...], port: int = 0) -> int:
-        """A call of which nothing is known: two more tensors of the size of the largest it touches live with it.
+        """A call of which nothing is known: two more tensors of the size of each that it touches live with it.
 
-        Where that depends on the selection they are of the size of all of them together.
+        Not of the largest only, since after pruning it may be another one.
         """
         result = self.result(port)
-        touched = [*(self.value(r) for r in reads), result]
-        widest = max(touched, key=lambda value: math.prod(value.shape))
-        frozen = self._coupling.is_frozen
-        if not all(frozen[value.ids].all() for value in touched):
-            widest = together(touched)
         constants = tuple(
             self.weight(name, "plain", f"opaque/{name}", self.count(1)) for name in self.node.weights if port == 0
         )
-        first = self.emit("UNKNOWN", "opaque", reads, widest, constants=constants)
-        second = self.emit("UNKNOWN", "opaque_1", (*reads, first), widest)
-        return self.emit("UNKNOWN", "opaque_2", (*reads, first, second), result)
+        made: tuple[int, ...] = ()
+        for size in _distinct([*(self.value(r) for r in reads), result]):
+            for _ in range(2):
+                label = f"opaque_{len(made)}" if made else "opaque"
+                made += (self.emit("UNKNOWN", label, (*reads, *made), size, constants=() if made else constants),)
+        return self.emit("UNKNOWN", "opaque_0", (*reads, *made), result)
 
     def aligned(self, x: int, k: int) -> int:
         """The `k`-th operand of an addition, brought to the channels of the sum.
@@ -162,6 +160,25 @@ class Site:
     def count(self, number: int) -> Term:
         """A constant number."""
         return Term(self.node, number, ())
+
+
+def _distinct(values: Sequence[Value]) -> list[Value]:
+    """Without those that another one is never smaller than, whatever is pruned."""
+    found: list[Value] = []
+    for value in sorted(values, key=lambda value: -math.prod(value.shape)):
+        entries = _entries(value)
+        if not any(all(other.get(c, 0) >= n for c, n in entries.items()) for other in map(_entries, found)):
+            found.append(value)
+    return found
+
+
+def _entries(value: Value) -> dict[int, int]:
+    """Channel -> its number of entries; those that are never pruned are counted under -1."""
+    if value.axis is None:
+        return {-1: math.prod(value.shape)}
+    places = math.prod(value.shape) // value.shape[value.axis]
+    channels, times = np.unique(value.ids, return_counts=True)
+    return {**dict(zip(channels.tolist(), (times * places).tolist(), strict=True)), -1: value.extra * places}
 
 
 def as_value(tensor: Tensor, channels: Channels) -> Value:

@@ -10,11 +10,14 @@ from keras_qcqp.channels import Call, Frozen, Macs, Rule, Spec, Values
 from keras_qcqp.graph import Node
 from keras_qcqp.layer_plan import LayerPlan
 from keras_qcqp.rules import (
+    attention,
     convolution,
+    einsum,
     elementwise,
     embedding,
     masks,
     merging,
+    norms,
     operations,
     recurrent,
     shaping,
@@ -22,11 +25,14 @@ from keras_qcqp.rules import (
 )
 
 RULES: dict[type, Rule] = {
+    **attention.RULES,
     **convolution.RULES,
+    **einsum.RULES,
     **elementwise.RULES,
     **embedding.RULES,
     **masks.RULES,
     **merging.RULES,
+    **norms.RULES,
     **recurrent.RULES,
     **shaping.RULES,
 }
