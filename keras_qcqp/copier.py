@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_qcqp import keras_graph
-from keras_qcqp.carry_over import custom_objects
+from keras_qcqp.carry_over import copy_assets, custom_objects
 from keras_qcqp.channels import Adapter
 from keras_qcqp.errors import ModelError
 
@@ -119,9 +119,13 @@ class _Copier:
         edits = self._changes.config.get(path, {})
         if isinstance(operation, keras.layers.Lambda):
             return keras_graph.copy_lambda(operation)
+        if isinstance(operation, keras.layers.TFSMLayer):
+            return type(operation)(**operation.get_config())  # its graph was loaded before: no new risk
         if not isinstance(operation, keras.layers.Layer) and not edits:
             return keras_graph.copy_operation(operation)  # its arguments need not be serialisable
-        return _from_config(operation, path, edits)
+        copy = _from_config(operation, path, edits)
+        copy_assets(operation, copy)
+        return copy
 
 
 def _unused(name: str, names: set[str]) -> str:

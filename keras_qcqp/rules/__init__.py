@@ -9,11 +9,13 @@ from typing import Any
 from keras_qcqp.channels import Call, Macs, Rule, Spec, Values
 from keras_qcqp.graph import Node
 from keras_qcqp.layer_plan import LayerPlan
-from keras_qcqp.rules import convolution, elementwise, merging, operations, shaping
+from keras_qcqp.rules import convolution, elementwise, encoding, images, merging, operations, shaping
 
 RULES: dict[type, Rule] = {
     **convolution.RULES,
     **elementwise.RULES,
+    **encoding.RULES,
+    **images.RULES,
     **merging.RULES,
     **shaping.RULES,
 }
