@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,13 +145,19 @@ def _entry_shape(old: keras_graph.Shape, given: keras_graph.Shape) -> keras_grap
 def _from_config(layer: Any, path: str, edits: Mapping[str, Any]) -> Any:
     try:
         with keras.saving.custom_object_scope(custom_objects(layer)):
-            config = {key: _initializer(key, value) for key, value in layer.get_config().items()}
+            config = {key: _initializer(key, _live(layer, key, value)) for key, value in layer.get_config().items()}
             return type(layer).from_config({**config, **edits})
     except Exception as error:
         raise ModelError(
             f"Layer '{path}' ({type(layer).__name__}) cannot be rebuilt from its get_config(): {error}. "
             "Its from_config() must accept what its get_config() returns."
         ) from error
+
+
+def _live(layer: Any, key: str, value: Any) -> Any:
+    """An anonymous function, which a configuration cannot hold, or the value."""
+    held = getattr(layer, key, None)
+    return held if isinstance(held, types.LambdaType) and held.__name__ == "<lambda>" else value
 
 
 def _initializer(key: str, value: Any) -> Any:

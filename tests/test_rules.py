@@ -222,6 +222,21 @@ def test_a_registered_rule_makes_a_custom_layer_prunable():
         del RULES[Scale]
 
 
+def test_a_rule_may_be_decorated():
+    try:
+
+        @keras_qcqp.register_rule(Scale, cost=lambda call: ((7, (In(),)),))
+        def rule(call: keras_qcqp.Call) -> Spec:
+            return Spec(call.inputs, weights={"factor": (In(),)})
+
+        assert callable(rule)
+        assert keras_qcqp.measure(model_of(Scale(name="scale")))["macs"] == 21
+        with pytest.raises(TypeError, match="The cost for Scale must be a function, got 3"):
+            keras_qcqp.register_rule(Scale, cost=3)(rule)
+    finally:
+        del RULES[Scale]
+
+
 def test_rules_that_contradict_their_layer_are_errors():
     keras_qcqp.register_rule(Scale, lambda call: Spec(()))
     try:
