@@ -141,6 +141,25 @@ def test_a_dot_product_is_exact(axes, shapes, expected, macs, normalize, residua
     require_law(model, 2, residual)
 
 
+@pytest.mark.skipif(not hasattr(L, "ReversibleEmbedding"), reason="this Keras has no ReversibleEmbedding")
+@pytest.mark.parametrize("residual", ["tied", "union"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_that_is_also_the_head(tied, residual):
+    """tokens -> embed -> + dense -> embed in reverse: both calls have one width"""
+    tokens = keras.Input((5,), dtype="int32", name="tokens")
+    embed = L.ReversibleEmbedding(9, 6, tie_weights=tied, name="embed")
+    x = embed(tokens)
+    x = L.Add(name="sum")([x, L.Dense(6, activation="sigmoid", name="mix")(x)])
+    model = shake(keras.Model(tokens, embed(x, reverse=True)))
+    coupling = couple(read(model), residual=residual)
+    assert coupling.frozen == ()
+    if residual == "tied":
+        assert [m.size for m in coupling.masks if not m.frozen] == [6]
+    assert keras_qcqp.measure(model)["macs"] == 5 * 6 * 6 + 5 * 6 * 9
+    smaller = require_law(model, 1, residual)
+    assert smaller.get_layer("embed").output_dim < 6
+
+
 @pytest.mark.parametrize("mode", ["int8", "float8"])
 def test_quantized_layers_are_refused(mode):
     model = after_dense(L.ReLU(), shape=(8,))

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_qcqp.channels import NETWORK_INPUT, Call, Channels, Frozen, In, Rule, Spec
+from keras_qcqp.channels import NETWORK_INPUT, Call, Channels, Frozen, In, Inside, Rule, Spec
 from keras_qcqp.graph import Shape
 from keras_qcqp.rules.elementwise import unchanged
 
@@ -36,6 +36,28 @@ def encoder(call: Call) -> Spec:
 def discretization(call: Call) -> Spec:
     """Discretization to bin numbers maps every value on its own; to vectors it encodes."""
     return unchanged(call) if call.node.config["output_mode"] == "int" else encoder(call)
+
+
+def reversible_embedding(call: Call) -> Spec:
+    """ReversibleEmbedding, called with numbers or in reverse: both calls have its width, which is one inside it."""
+    (x,), node, config = call.inputs, call.node, call.node.config
+    args, kwargs = node.arguments
+    reverse = kwargs.get("reverse", args[1] if len(args) > 1 else False)
+    width, out = call.hide("width", config["output_dim"]), call.fresh()
+    if reverse and x.axis != len(node.inputs[0].shape) - 1:
+        raise Frozen(f"{node.kind} in reverse reads the last axis, the channels lie along axis {x.axis}")
+    call.tie(width.ids, x.ids if reverse else out.ids)
+    call.freeze(out.ids if reverse else x.ids, NETWORK_INPUT)  # the vocabulary stays, which goes without saying
+    positions = node.inputs[0].shape[1:-1]
+    spots = None if None in positions else int(np.prod([config["input_dim"], *positions]))
+    return Spec(
+        (out,),
+        {"embeddings": (None, Inside()), "reverse_embeddings": (Inside(), None)},
+        {"output_dim": Inside()},
+        macs=((spots, (Inside(),)),) if reverse else (),
+        hidden=(width,),
+        reads={"embeddings": (1,), "reverse_embeddings": (0,)},
+    )
 
 
 def stft(call: Call) -> Spec:
@@ -83,5 +105,6 @@ RULES: dict[type, Rule] = {
     **dict.fromkeys(_present(*_ENCODERS), encoder),
     **{cls: _opaque(_OPAQUE[cls.__name__]) for cls in _present(*_OPAQUE)},
     **dict.fromkeys(_present("Discretization"), discretization),
+    **dict.fromkeys(_present("ReversibleEmbedding"), reversible_embedding),
     **dict.fromkeys(_present("STFTSpectrogram"), stft),
 }
