@@ -24,7 +24,7 @@ def test_what_is_free(name):
     assert {m.name: m.size for m in coupling.masks if not m.frozen} == case.free
 
 
-@pytest.mark.parametrize(("residual", "seed"), [("tied", 1), ("union", 2)])
+@pytest.mark.parametrize(("residual", "seed"), [("tied", 1), pytest.param("union", 2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ZOO)
 def test_law_on_architectures(name, residual, seed):
     keras.backend.clear_session()
@@ -49,7 +49,7 @@ def _replace(model: keras.Model, named: str, change) -> None:
             variable.assign(change(np.array(variable)))
 
 
-@pytest.mark.parametrize("residual", ["tied", "union"])
+@pytest.mark.parametrize("residual", [pytest.param("tied", marks=pytest.mark.slow), "union"])
 @pytest.mark.parametrize(
     ("named", "change"),
     [
