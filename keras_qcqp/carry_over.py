@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +67,20 @@ def _afresh(value: Any) -> Any:
         with keras.saving.custom_object_scope(custom_objects(value)):
             return type(value).from_config(value.get_config())
     return value
+
+
+def copy_assets(layer: Any, clone: Any) -> None:
+    """What was learned by `adapt` and is neither weight nor configuration, such as the vocabulary of a lookup."""
+    if not hasattr(layer, "save_assets"):
+        return
+    store: dict[str, Any] = {}
+    layer.save_own_variables(store)
+    if store and not layer.weights:  # weights are set later, like those of all layers
+        clone.load_own_variables(store)
+    with tempfile.TemporaryDirectory() as folder:
+        layer.save_assets(folder)
+        if os.listdir(folder):
+            clone.load_assets(folder)
 
 
 def custom_objects(holder: Any) -> dict[str, Any]:

@@ -158,6 +158,13 @@ class Spec:
         return bool(self.config or self.arguments or followed or self.zeroed or self.after)
 
     @property
+    def only_inside(self) -> bool:
+        """Whether all that pruning changes follows widths inside the layer, so that its calls share nothing else."""
+        found = {a.side for axes in self.weights.values() for a in axes if a is not None}
+        found |= {value.side if isinstance(value, Axis) else "in" for value in self.config.values()}
+        return found == {"hidden"} and not (self.arguments or self.zeroed or self.after or self.slicer)
+
+    @property
     def held(self) -> tuple[np.ndarray, ...]:
         """All ids that the call brings along: of its outputs, and of the widths inside it."""
         return (*(x.ids for x in self.outputs), *(h.ids for h in self.hidden))

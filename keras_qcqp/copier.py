@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from keras_qcqp import keras_graph
 from keras_qcqp.branches.fates import MERGES
-from keras_qcqp.carry_over import custom_objects
+from keras_qcqp.carry_over import copy_assets, custom_objects
 from keras_qcqp.channels import Adapter
 from keras_qcqp.errors import ModelError
 
@@ -147,9 +148,13 @@ class _Copier:
         edits = self._changes.config.get(path, {})
         if isinstance(operation, keras.layers.Lambda):
             return keras_graph.copy_lambda(operation)
+        if isinstance(operation, keras.layers.TFSMLayer):
+            return type(operation)(**operation.get_config())  # its graph was loaded before: no new risk
         if not isinstance(operation, keras.layers.Layer) and not edits:
             return keras_graph.copy_operation(operation)  # its arguments need not be serialisable
-        return _from_config(operation, path, edits)
+        copy = _from_config(operation, path, edits)
+        copy_assets(operation, copy)
+        return copy
 
 
 def _unused(name: str, names: set[str]) -> str:
@@ -170,7 +175,7 @@ def _from_config(layer: Any, path: str, edits: Mapping[str, Any]) -> Any:
         if not isinstance(layer, keras.layers.Layer):
             return type(layer).from_config({**layer.get_config(), **edits})
         with keras.saving.custom_object_scope(custom_objects(layer)), keras_graph.copying(layer) as share:
-            copy = type(layer).from_config(_startable({**layer.get_config(), **edits}))
+            copy = type(layer).from_config(_startable({**_configured(layer), **edits}))
             share(copy)
             return copy
     except Exception as error:
@@ -178,6 +183,16 @@ def _from_config(layer: Any, path: str, edits: Mapping[str, Any]) -> Any:
             f"Layer '{path}' ({type(layer).__name__}) cannot be rebuilt from its get_config(): {error}. "
             "Its from_config() must accept what its get_config() returns."
         ) from error
+
+
+def _configured(layer: Any) -> dict[str, Any]:
+    return {key: _live(layer, key, value) for key, value in layer.get_config().items()}
+
+
+def _live(layer: Any, key: str, value: Any) -> Any:
+    """An anonymous function, which a configuration cannot hold, or the value."""
+    held = getattr(layer, key, None)
+    return held if isinstance(held, types.LambdaType) and held.__name__ == "<lambda>" else value
 
 
 def _startable(value: Any, key: str = "") -> Any:

@@ -13,7 +13,15 @@ from typing import Any
 import keras
 
 from keras_qcqp.errors import ModelError
-from keras_qcqp.keras_graph import Shape, as_functional, calls, entering, named_weights, require_functional
+from keras_qcqp.keras_graph import (
+    Shape,
+    as_functional,
+    calls,
+    entering,
+    named_weights,
+    require_float,
+    require_functional,
+)
 from keras_qcqp.legacy import modern
 
 
@@ -90,7 +98,7 @@ def read(model: keras.Model) -> Graph:
     """Reads a Functional or built Sequential model, nested models included; a Keras 2 model is converted.
 
     Raises:
-        ModelError: not a Keras model, a subclassed or unbuilt model, or a layer without a configuration.
+        ModelError: not a Keras model, a subclassed or unbuilt model, a quantized layer, or one without a configuration.
     """
     model = modern(model)
     require_functional(model)
@@ -147,6 +155,7 @@ class _Reader:
     def _add(self, node: Any, prefix: str, env: dict[int, Tensor], respecify: bool) -> None:
         operation = node.operation
         layer = self._paths.setdefault(id(operation), f"{prefix}{operation.name}")
+        require_float(operation, layer)
         count = self._num_calls[layer] = self._num_calls.get(layer, 0) + 1
         tensors = node.arguments.keras_tensors
         specs = _specified(node, env) if respecify and tensors else node.outputs

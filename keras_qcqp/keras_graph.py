@@ -146,6 +146,19 @@ def sublayers(layer: Any) -> tuple[Any, ...]:
     return tuple(layer._layers) if isinstance(layer, keras.layers.Layer) else ()
 
 
+def require_float(layer: Any, path: str) -> None:
+    """Raises ModelError where a layer, or one inside it, was quantized by Keras: its integers cannot be judged."""
+    parts = layer._flatten_layers() if isinstance(layer, keras.layers.Layer) else ()
+    for part in parts:
+        mode = getattr(part, "quantization_mode", None)
+        if mode is not None:
+            inside = "" if part is layer else f" in '{path}'"
+            raise ModelError(
+                f"Layer '{path if part is layer else part.name}'{inside} ({type(part).__name__}) is quantized "
+                f"(mode '{mode}'); float weights were expected. Prune the float model first, then quantize the result."
+            )
+
+
 def named_weights(layer: Any) -> dict[str, Any]:
     """The layer's variables under names relative to the layer, in Keras' order.
 

@@ -141,12 +141,13 @@ class Walk:
                 reason = "a shared layer is called with different numbers of tensors"
                 self.freeze(node, all_ids((*self.inputs[node.name], *self.specs[node.name].outputs)), reason)
             return
+        inside = self.specs[a.name].only_inside and self.specs[b.name].only_inside
         pairs = zip(
             (*self.inputs[a.name], *self.specs[a.name].outputs),
             (*self.inputs[b.name], *self.specs[b.name].outputs),
             strict=True,
         )
-        for x, y in pairs:
+        for x, y in pairs if not inside else ():
             self._tie_or_freeze(x, y, b)
         for h, k in zip(self.specs[a.name].hidden, self.specs[b.name].hidden, strict=True):
             self.ties.append((h.ids, k.ids))

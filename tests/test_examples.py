@@ -98,6 +98,16 @@ def test_digits_help_has_examples(run_python):
         assert f"\n  {flag}: " in text
 
 
+def test_custom_layer(run_python):
+    process = run_python(EXAMPLES / "custom_layer.py")
+    assert process.returncode == 0, process.stderr
+    reason = "no rule for layer class EqualizedConv2D; add one with keras_qcqp.register_rule(EqualizedConv2D, rule)"
+    assert f"'equalized' (EqualizedConv2D): {reason}" in process.stdout
+    assert "frozen: nothing but the network's inputs and outputs" in process.stdout
+    assert float(re.search(r"differ by at most (\S+)\.$", process.stdout).group(1)) < 1e-6
+    assert re.search(r"equalized +EqualizedConv2D +12 -> \d+", process.stdout)
+
+
 def test_api_tour(run_python):
     process = run_python(EXAMPLES / "api_tour.py")
     assert (process.returncode, process.stderr) == (0, "")

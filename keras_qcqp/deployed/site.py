@@ -97,20 +97,33 @@ class Site:
         return self.activate(x, name_of(self.config.get("activation")))
 
     def opaque(self, reads: tuple[int, ...], port: int = 0) -> int:
-        """A call of which nothing is known: two more tensors of the size of each that it touches live with it.
+        """A call of which nothing is known: two more tensors of the size of the largest it touches live with it.
 
-        Not of the largest only, since after pruning it may be another one.
+        Which one that is may depend on the selection; then those of each size that may be the largest live in turn.
         """
         result = self.result(port)
+        *others, widest = self._perhaps_widest([*(self.value(r) for r in reads), result])
         constants = tuple(
             self.weight(name, "plain", f"opaque/{name}", self.count(1)) for name in self.node.weights if port == 0
         )
-        made: tuple[int, ...] = ()
-        for size in _distinct([*(self.value(r) for r in reads), result]):
-            for _ in range(2):
-                label = f"opaque_{len(made)}" if made else "opaque"
-                made += (self.emit("UNKNOWN", label, (*reads, *made), size, constants=() if made else constants),)
-        return self.emit("UNKNOWN", "opaque_0", (*reads, *made), result)
+        before: tuple[int, ...] = ()  # read once more, lest they be dropped
+        for k, wide in enumerate(others):
+            first = self.emit("UNKNOWN", f"either_{k}", (*reads, *before), wide)
+            second = self.emit("UNKNOWN", f"either_{k}_1", (*reads, first), wide)
+            before = (self.emit("UNKNOWN", f"either_{k}_2", (*reads, first, second), result),)
+        first = self.emit("UNKNOWN", "opaque", (*reads, *before), widest, constants=constants)
+        second = self.emit("UNKNOWN", "opaque_1", (*reads, first), widest)
+        return self.emit("UNKNOWN", "opaque_2", (*reads, first, second), result)
+
+    def _perhaps_widest(self, values: list[Value]) -> list[Value]:
+        """Of tensors with the same channels, or with none that may go, the largest; the largest of all comes last."""
+        frozen, largest = self._coupling.is_frozen, dict[bytes, Value]()
+        for value in sorted(values, key=lambda value: math.prod(value.shape)):
+            fixed = value.axis is None or bool(frozen[value.ids].all())
+            key = b"" if fixed else np.unique(value.ids).tobytes()
+            largest.pop(key, None)
+            largest[key] = value
+        return list(largest.values())
 
     def aligned(self, x: int, k: int) -> int:
         """The `k`-th operand of an addition, brought to the channels of the sum.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from keras_qcqp.rules import (
     einsum,
     elementwise,
     embedding,
+    encoding,
+    images,
     masks,
     merging,
     norms,
@@ -31,6 +34,8 @@ RULES: dict[type, Rule] = {
     **elementwise.RULES,
     **embedding.RULES,
     **masks.RULES,
+    **encoding.RULES,
+    **images.RULES,
     **merging.RULES,
     **norms.RULES,
     **recurrent.RULES,
@@ -40,12 +45,14 @@ RULES: dict[type, Rule] = {
 
 def register_rule(
     layer_class: type,
-    rule: Rule,
+    rule: Rule | None = None,
     *,
     slicer: Callable[[Values, LayerPlan], Values] | None = None,
     cost: Callable[[Call], Macs] | None = None,
-) -> None:
+) -> Any:
     """Teaches the package a layer class of yours, or replaces what it knows of a built-in one.
+
+    Returns the rule. Without one it returns a decorator for it: `@register_rule(MyLayer)` above `def rule(call): ...`.
 
     Args:
         layer_class: the exact class; subclasses need their own registration.
@@ -62,12 +69,15 @@ def register_rule(
     """
     if not isinstance(layer_class, type):
         raise TypeError(f"register_rule expects a layer class, got {layer_class!r}. Pass the class, not an instance.")
+    if rule is None:
+        return functools.partial(register_rule, layer_class, slicer=slicer, cost=cost)
     if not callable(rule):
         raise TypeError(f"The rule for {layer_class.__name__} must be a function call -> Spec, got {rule!r}.")
     for name, function in (("slicer", slicer), ("cost", cost)):
         if function is not None and not callable(function):
             raise TypeError(f"The {name} for {layer_class.__name__} must be a function, got {function!r}.")
     RULES[layer_class] = _completed(rule, slicer, cost) if slicer or cost else rule
+    return rule
 
 
 def _completed(rule: Rule, slicer: Callable[[Values, LayerPlan], Values] | None, cost: Any) -> Rule:

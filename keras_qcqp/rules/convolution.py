@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_qcqp.channels import Axis, Call, Channels, Computed, In, Out, Rule, Spec
 from keras_qcqp.graph import Shape
-from keras_qcqp.rules.elementwise import activation_name, is_elementwise
+from keras_qcqp.rules.elementwise import is_elementwise, mixing_reason
 
 
 def channel_axis(call: Call) -> int:
@@ -37,7 +37,7 @@ def activate(call: Call, outputs: Channels) -> Channels:
     """Freezes the outputs of a layer whose activation looks at several channels at once."""
     activation = call.node.config.get("activation")
     if not is_elementwise(activation):
-        call.freeze(outputs.ids, f"activation {activation_name(activation)!r} is not known to work channel by channel")
+        call.freeze(outputs.ids, mixing_reason(activation))
     return outputs
 
 

@@ -33,6 +33,17 @@ def activation_name(activation: Any) -> Any:
     return activation.get("config", activation) if isinstance(activation, dict) else activation
 
 
+def mixing_reason(activation: Any) -> str:
+    """Why channels behind an activation are frozen, and the way out."""
+    known = activation in ("softmax", "log_softmax", "sparsemax", "glu")
+    name = activation
+    if isinstance(activation, dict):
+        own = activation.get("config")
+        name = own if isinstance(own, str) else activation.get("class_name", "lambda")
+    way_out = "" if known else "; if it does, write it as a layer of your own with a rule"
+    return f"activation {name!r} is not known to work channel by channel{way_out}"
+
+
 def unchanged(call: Call) -> Spec:
     """Every value is mapped on its own: ids pass through."""
     return Spec(call.inputs[:1])
@@ -47,9 +58,7 @@ def kept_whole(call: Call, reason: str) -> Spec:
 def activation(call: Call) -> Spec:
     """Activation passes through if its function is a known element-wise one."""
     function = call.node.config["activation"]
-    if not is_elementwise(function):
-        return kept_whole(call, f"activation {function!r} is not known to work channel by channel")
-    return unchanged(call)
+    return unchanged(call) if is_elementwise(function) else kept_whole(call, mixing_reason(function))
 
 
 def softmax(call: Call) -> Spec:

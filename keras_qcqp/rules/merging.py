@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 
-from keras_qcqp.channels import Call, Channels, Frozen, Rule, Spec, normal_axis
+from keras_qcqp.channels import NETWORK_INPUT, Call, Channels, Frozen, In, Out, Rule, Spec, normal_axis
 from keras_qcqp.graph import Shape
 
 
@@ -89,9 +90,47 @@ def join(call: Call, axis: int) -> Channels:
     return first
 
 
+def dot(call: Call) -> Spec:
+    """Dot: channels that are summed over meet element by element and are read without a kernel; others go on.
+
+    A tensor has channels along one axis only, so where those of both operands would go on (a bilinear form) the first
+    operand keeps all of its own.
+    """
+    a, b = call.inputs
+    ranks = [len(t.shape) for t in call.node.inputs]
+    axes = call.node.config["axes"]
+    axes = [axes] * 2 if isinstance(axes, int) else axes
+    over_a, over_b = (normal_axis(axis, rank) for axis, rank in zip(axes, ranks, strict=True))
+    area = _spots(call.node.inputs[0].shape, over_a), _spots(call.node.inputs[1].shape, over_b)
+    spots = None if None in area else math.prod(area)  # type: ignore[arg-type]
+    if (a.axis, b.axis) == (over_a, over_b):
+        call.tie(a.ids, b.ids)
+        out = call.fresh()
+        if len(out) > 1:
+            call.freeze(out.ids, NETWORK_INPUT)  # positions: there is nothing to prune, and nothing to say
+        return Spec((out,), macs=((spots, (In(),)),), zeroed=(0, 1))
+    others = "the other operand brings no channels to the axis that Dot sums over"
+    places = [a.axis - (a.axis > over_a), ranks[0] - 2 + b.axis - (b.axis > over_b)]
+    if b.axis == over_b:
+        call.freeze(b.ids, others)
+        out = Channels(a.ids, places[0])
+    else:
+        call.freeze(a.ids, others if a.axis == over_a else "Dot gives a tensor with channels along two axes")
+        out = Channels(b.ids, places[1])
+    size = call.node.inputs[0].shape[over_a]
+    rest = _spots(call.node.outputs[0].shape, out.axis)
+    return Spec((out,), macs=((None if None in (size, rest) else size * rest, (Out(),)),))  # type: ignore[operator]
+
+
+def _spots(shape: Shape, axis: int) -> int | None:
+    sizes = [size for number, size in enumerate(shape) if number not in (0, axis)]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
 _L = keras.layers
 RULES: dict[type, Rule] = {
     **dict.fromkeys([_L.Add, _L.Subtract, _L.Average], add),
     **dict.fromkeys([_L.Multiply, _L.Maximum, _L.Minimum], merge),
     _L.Concatenate: concatenate,
+    _L.Dot: dot,
 }

@@ -8,10 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_qcqp.channels import NETWORK_INPUT, Axis, Call, Channels, Frozen, Out, Rule, Spec
+from keras_qcqp.channels import NETWORK_INPUT, Axis, Call, Channels, Frozen, In, Out, Rule, Spec
 from keras_qcqp.graph import Shape
 from keras_qcqp.rules.convolution import channel_axis
-from keras_qcqp.rules.elementwise import unchanged
 from keras_qcqp.rules.masks import hold_masks
 
 
@@ -22,8 +21,8 @@ def network_input(call: Call) -> Spec:
     return Spec((out,))
 
 
-def spatial(call: Call) -> Spec:
-    """Pooling, up-sampling, cropping and resizing pass channels through, unless they work along the channels' axis."""
+def adaptive_pooling(call: Call) -> Spec:
+    """Adaptive pooling passes channels through, unless it works along the channels' axis."""
     _refuse_along_channels(call)
     return Spec(call.inputs)
 
@@ -35,13 +34,20 @@ def _refuse_along_channels(call: Call) -> None:
 
 def pooling(call: Call) -> Spec:
     """Pooling with a window; along the channels it passes only if window and stride are 1 there."""
-    (x,), config = call.inputs, call.node.config
-    if x.axis != channel_axis(call):
-        first = 2 if config.get("data_format") == "channels_first" else 1
-        window, stride = (_entry(config[key], x.axis - first) for key in ("pool_size", "strides"))
+    (x,), config, place = call.inputs, call.node.config, _spatial_place(call)
+    if place is not None:
+        window, stride = (_entry(config[key], place) for key in ("pool_size", "strides"))
         if (window, stride) != (1, 1):
             raise Frozen(f"{call.node.kind} pools along axis {x.axis}, which carries the channels")
     return Spec((x,))
+
+
+def _spatial_place(call: Call) -> int | None:
+    """Which of the layer's spatial axes carries the channels; None when none does."""
+    axis = call.inputs[0].axis
+    if axis == channel_axis(call):
+        return None
+    return axis - (2 if call.node.config.get("data_format") == "channels_first" else 1)
 
 
 def _entry(value: Any, position: int) -> Any:
@@ -58,21 +64,49 @@ def global_pooling(call: Call) -> Spec:
 
 def zero_padding(call: Call) -> Spec:
     """ZeroPadding1D/2D/3D; along the channels' axis it adds channels of zeros that downstream layers may drop."""
-    (x,), config = call.inputs, call.node.config
-    if x.axis == channel_axis(call):
+    (x,), place = call.inputs, _spatial_place(call)
+    if place is None:
         return Spec((x,))
-    first = 2 if config.get("data_format") == "channels_first" else 1
-    padding = config["padding"]
-    if isinstance(padding[0], int):
-        padding = (padding,)
-    before, after = padding[x.axis - first]
+    padding = _pairs(call.node.config["padding"])
+    before, after = padding[place]
     out = call.fresh(axis=x.axis)
     end = before + len(x)
     call.tie(out.ids[before:end], x.ids)
     call.zeros(np.concatenate([out.ids[:before], out.ids[end:]]))
-    edited = [tuple(p) for p in padding]
-    edited[x.axis - first] = (Out(stop=before), Out(start=end, stop=end + after))
-    return Spec((out,), config={"padding": tuple(edited) if len(edited) > 1 else edited[0]})
+    padding[place] = (Out(stop=before), Out(start=end, stop=end + after))
+    return Spec((out,), config={"padding": tuple(padding) if len(padding) > 1 else padding[0]})
+
+
+def cropping(call: Call) -> Spec:
+    """Cropping1D/2D/3D; along the channels' axis it is a slice of them."""
+    (x,), place = call.inputs, _spatial_place(call)
+    if place is None or not len(x):
+        return Spec((x,))
+    cropped = _pairs(call.node.config["cropping"])
+    before, after = cropped[place]
+    end = len(x) - after
+    cropped[place] = (In(stop=before), In(start=end))
+    config = {"cropping": tuple(cropped) if len(cropped) > 1 else cropped[0]}
+    return Spec((Channels(x.ids[before:end], x.axis),), config=config)
+
+
+def _pairs(value: Any) -> list[Any]:
+    """(before, after) for each spatial axis."""
+    return [tuple(value)] if isinstance(value[0], int) else [tuple(pair) for pair in value]
+
+
+def up_sampling(call: Call) -> Spec:
+    """UpSampling1D/2D/3D; along the channels' axis it repeats each, unless it interpolates."""
+    (x,), config, place = call.inputs, call.node.config, _spatial_place(call)
+    times = 1 if place is None else _entry(config["size"], place)
+    if times != 1 and config.get("interpolation", "nearest") != "nearest":
+        raise Frozen(f"{call.node.kind} interpolates along axis {x.axis}, which carries the channels")
+    return Spec((Channels(np.repeat(x.ids, times), x.axis),))
+
+
+def repeat_vector(call: Call) -> Spec:
+    """RepeatVector puts an axis in front of the channels."""
+    return Spec((Channels(call.inputs[0].ids, 2),))
 
 
 def flatten(call: Call) -> Spec:
@@ -154,17 +188,16 @@ def _named(*names: str) -> list[type]:
 _WINDOWED = [f"{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)]
 _ADAPTIVE = [f"Adaptive{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)]
 _GLOBAL = [f"Global{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)]
-_MOVING = [f"{kind}{n}D" for kind in ("Cropping", "UpSampling") for n in (1, 2, 3)]
-_AUGMENTING = [f"Random{kind}" for kind in "Flip Rotation Translation Zoom Contrast Brightness".split()]
-_PADDING = [f"ZeroPadding{n}D" for n in (1, 2, 3)]
 
 RULES: dict[type, Rule] = {
     keras.layers.InputLayer: network_input,
     **dict.fromkeys(_named(*_WINDOWED), pooling),
     **dict.fromkeys(_named(*_GLOBAL), global_pooling),
-    **dict.fromkeys(_named(*_AUGMENTING), unchanged),
-    **dict.fromkeys(_named(*_ADAPTIVE, *_MOVING, "Resizing", "CenterCrop"), spatial),
-    **dict.fromkeys(_named(*_PADDING), zero_padding),
+    **dict.fromkeys(_named(*_ADAPTIVE), adaptive_pooling),
+    **dict.fromkeys(_named(*(f"Cropping{n}D" for n in (1, 2, 3))), cropping),
+    **dict.fromkeys(_named(*(f"UpSampling{n}D" for n in (1, 2, 3))), up_sampling),
+    **dict.fromkeys(_named(*(f"ZeroPadding{n}D" for n in (1, 2, 3))), zero_padding),
+    keras.layers.RepeatVector: repeat_vector,
     keras.layers.Flatten: flatten,
     keras.layers.Reshape: reshape,
     keras.layers.Permute: permute,
