@@ -230,7 +230,7 @@ REFUSED_AT_ONCE = [
     ((GOOD[0], "--budget=", GOOD[2]), "The budget is empty."),
     ((GOOD[0], "--budget=a*:peak_bytes=0.5", GOOD[2]), "Budget a*:peak_bytes: 'peak_bytes' is not a sum over layers."),
     ((*GOOD, "--min_keep=few"), "min_keep: cannot read 'few'. Write a number, or pattern=number,... with '*' for all"),
-    ((*GOOD, "--min_keep=0"), "min_keep must be a count >= 1 or a fraction in (0, 1), got 0."),
+    ((*GOOD, "--min_keep=1.5"), "min_keep must be a count >= 1 or a fraction in (0, 1), or 0, got 1.5."),
     ((*GOOD, "--max_keep=1.0"), "max_keep must be a count >= 1 or a fraction in (0, 1) (leave it out for no limit), "),
     ((*GOOD, "--width_multiple=0"), "width_multiple must be an integer >= 1, got 0."),
     ((*GOOD, "--width_multiple=a=4,b=2.5"), "width_multiple of 'b' must be an integer >= 1, got 2.5."),
