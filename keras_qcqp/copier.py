@@ -92,7 +92,8 @@ class _Copier:
         args, kwargs = node.arguments.fill_in(given)
         if self._changes.arguments.get(path):
             bound = inspect.signature(node.operation.call).bind(*args, **kwargs)
-            bound.arguments.update(self._changes.arguments[path])
+            for name, value in self._changes.arguments[path].items():
+                _set_argument(bound.arguments, name, value)
             args, kwargs = bound.args, bound.kwargs
         if (
             inner is not None
@@ -122,6 +123,16 @@ class _Copier:
         if not isinstance(operation, keras.layers.Layer) and not edits:
             return keras_graph.copy_operation(operation)  # its arguments need not be serialisable
         return _from_config(operation, path, edits)
+
+
+def _set_argument(arguments: dict[str, Any], name: str, value: Any) -> None:
+    """Sets an argument, or, for "name/k", the k-th item of one that is a list."""
+    name, _, place = name.partition("/")
+    if place:
+        items = list(arguments[name])
+        items[int(place)] = value
+        value = type(arguments[name])(items)
+    arguments[name] = value
 
 
 def _unused(name: str, names: set[str]) -> str:

@@ -29,7 +29,7 @@ from keras_qcqp.solvers import solve
 from keras_qcqp.transfer import transfer
 
 Tell = Callable[[str], None]
-_BOUNDS = ("activation_bytes", "peak_bytes", "tflite_bytes")  # of union residuals, whose alignments are bounded
+_BOUNDS = ("activation_bytes", "peak_bytes", "tflite_bytes")  # where the network aligns or corrects tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +194,8 @@ def _best(job: _Job, graph: Graph, weights: WeightValues, search: _Search) -> _F
 
 def _recounted(job: _Job, found: _Found, smaller: keras.Model) -> dict[str, int]:
     """What the rebuilt model costs by its own shapes: what was promised, or less where that is a bound."""
-    promised, counted = found.solution.usage, job.meter.usage(couple(read(smaller)), job.asked)
-    bounded = _BOUNDS if found.coupling.joins else ()
+    promised, counted = found.solution.usage, job.meter.usage(couple(read(smaller)).unpruned, job.asked)
+    bounded = _BOUNDS if found.coupling.bounded else ()
     for name, value in promised.items():
         least = 0 if name.partition("[")[0] in bounded else value
         if not least <= counted.get(name, -1) <= value:

@@ -53,6 +53,7 @@ def _activations(coupling: Coupling, recipe: str) -> Iterator[Term]:
             factors = (channels.ids,) if len(channels) else ()
             yield Term(node, math.prod(known) * item_bytes(tensor.dtype), factors)
     yield from _alignments(coupling)
+    yield from _corrections(coupling)
 
 
 def _alignments(coupling: Coupling) -> Iterator[Term]:
@@ -69,6 +70,17 @@ def _alignments(coupling: Coupling) -> Iterator[Term]:
                 raise BudgetError(unknown_size(node, "activation_bytes"))
             each = math.prod(s for s in sizes if s is not None) * item_bytes(tensor.dtype)
             yield from (Term(node, each, factors) for factors in ((x.ids,), (), (total,)))
+
+
+def _corrections(coupling: Coupling) -> Iterator[Term]:
+    """At most what making up for dropped channels writes: the output twice, see `Spec.after`."""
+    for node in coupling.graph.nodes:
+        if coupling.specs[node.name].after:
+            tensor, channels = node.outputs[0], coupling.specs[node.name].outputs[0]
+            followed = channels.axis if len(channels) else None
+            sizes = [size for axis, size in enumerate(tensor.shape) if axis not in (0, followed)]
+            each = math.prod(size or 1 for size in sizes) * item_bytes(tensor.dtype)  # unknown ones were refused
+            yield Term(node, 2 * each, (channels.ids,) if len(channels) else ())
 
 
 def _none(coupling: Coupling, recipe: str) -> Iterable[Term]:
@@ -211,6 +223,6 @@ def measure(model: keras.Model, recipe: str = "float32") -> dict[str, int]:
         BudgetError: the recipe is unknown.
     """
     require_recipe(recipe)
-    coupling = couple(read(model))
+    coupling = couple(read(model)).unpruned
     full = [m.size for m in coupling.masks]
     return {r.name: r.usage(full) for r in count_all(coupling, recipe)}

@@ -52,6 +52,7 @@ def _frozen(value: Any) -> Any:
         return tuple(sorted((key, _frozen(entry)) for key, entry in value.items()))
     if isinstance(value, (list, tuple)):
         return tuple(_frozen(entry) for entry in value)
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "__array__"):  # a tensor shows but a part of its values
+        value = np.asarray(value)
         return value.shape, str(value.dtype), value.tobytes()
     return repr(value)

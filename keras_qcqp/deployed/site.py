@@ -124,6 +124,14 @@ class Site:
         first = self.emit("PAD", f"align_{k}/Pad", (x,), padded, constants=(padding, *cut), early=True)
         return self.emit("GATHER", f"align_{k}/GatherV2", (first,), total, constants=(order,), early=True)
 
+    def corrected(self, x: int) -> int:
+        """The result behind the two operations at most that make up for dropped channels; see `Spec.after`."""
+        if not self._coupling.specs[self.node.name].after:
+            return x
+        for label in ("correct", "correct_1"):
+            x = self.emit("UNKNOWN", label, (x,), self.value(x), constants=(self.scalar(f"{label}/y"),))
+        return x
+
     def weight(self, weight: str, kind: str, label: str, scales: Term) -> Constant:
         """A variable of the layer as it is stored."""
         node = self.node
