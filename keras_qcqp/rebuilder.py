@@ -121,13 +121,11 @@ def _edit(value: Any, plan: LayerPlan) -> Any:
 
 
 def _taken(constant: Sliced, plan: LayerPlan) -> Any:
-    """The array of the same kind (list, NumPy array or tensor), so that the call computes in the same dtype."""
+    """The array of the same kind (NumPy array or tensor), so that the call computes in the same dtype."""
     values = keras.ops.convert_to_numpy(constant.values) if keras.ops.is_tensor(constant.values) else constant.values
     for number, axis in enumerate(constant.axes):
         if axis is not None:
             values = np.take(values, select(axis, plan), axis=number)
-    if isinstance(constant.values, (list, tuple)):
-        return type(constant.values)(np.asarray(values).tolist())
     if keras.ops.is_tensor(constant.values):
         return keras.ops.convert_to_tensor(values, dtype=constant.values.dtype)
     return values

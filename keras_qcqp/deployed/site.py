@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_qcqp.channels import Channels
+from keras_qcqp.channels import Channels, Sliced
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.deployed.activations import FUNCTIONS, name_of
 from keras_qcqp.deployed.naming import Scopes
 from keras_qcqp.deployed.program import Constant, Op, Value
-from keras_qcqp.graph import Node, Tensor
+from keras_qcqp.graph import Node, Tensor, TensorRef
 from keras_qcqp.terms import Term
 
 
@@ -97,13 +97,21 @@ class Site:
         return self.activate(x, name_of(self.config.get("activation")))
 
     def opaque(self, reads: tuple[int, ...], port: int = 0) -> int:
-        """A call of which nothing is known: two more tensors of the size of the largest it touches live with it."""
+        """A call of which nothing is known: two more tensors of the size of the largest it touches live with it.
+
+        Which one is the largest depends on what is kept, so each that can be has a turn.
+        """
         result = self.result(port)
-        widest = max([*(self.value(r) for r in reads), result], key=lambda value: math.prod(value.shape))
         constants = tuple(
             self.weight(name, "plain", f"opaque/{name}", self.count(1)) for name in self.node.weights if port == 0
-        )
-        first = self.emit("UNKNOWN", "opaque", reads, widest, constants=constants)
+        ) + (self.arrays() if port == 0 else ())
+        widest, *others = _largest([*(self.value(r) for r in reads), result])
+        before = reads
+        for k, value in enumerate(others):
+            first = self.emit("UNKNOWN", f"opaque/{k}/first", before, value)
+            second = self.emit("UNKNOWN", f"opaque/{k}/second", (*reads, first), value)
+            before = (*reads, self.emit("UNKNOWN", f"opaque/{k}", (*reads, first, second), result))
+        first = self.emit("UNKNOWN", "opaque", before, widest, constants=constants)
         second = self.emit("UNKNOWN", "opaque_1", (*reads, first), widest)
         return self.emit("UNKNOWN", "opaque_2", (*reads, first, second), result)
 
@@ -155,6 +163,24 @@ class Site:
         """One number."""
         return Constant("plain", self.scope + label, 0, self.count(1), self.count(1), f"{self.node.name}/{label}")
 
+    def arrays(self) -> tuple[Constant, ...]:
+        """The constant arrays that an operation is called with, as they are stored."""
+        spec = self._coupling.specs[self.node.name]
+        sliced = {id(s.values): s.axes for s in spec.arguments.values() if isinstance(s, Sliced)}
+        found = []
+        for k, value in enumerate(keras.tree.flatten(self.node.arguments)):
+            if isinstance(value, TensorRef) or np.ndim(value) == 0:
+                continue
+            shape = np.shape(value)
+            axes = sliced.get(id(value), (None,) * len(shape))
+            fixed = math.prod(size for size, axis in zip(shape, axes, strict=True) if axis is None)
+            followed = tuple(self._coupling.ids(self.node, axis) for axis in axes if axis is not None)
+            elements, label = Term(self.node, fixed, followed), f"Const_{k}"
+            found.append(
+                Constant("plain", self.scope + label, len(shape), elements, self.count(1), f"{self.node.name}/{label}")
+            )
+        return tuple(found)
+
     def index(self, label: str, length: int, shared: str | None = None) -> Constant:
         """Whole numbers: a shape, axes, a padding; `length` of them, the same wherever `shared` is."""
         name = self.scope + label
@@ -163,6 +189,14 @@ class Site:
     def count(self, number: int) -> Term:
         """A constant number."""
         return Term(self.node, number, ())
+
+
+def _largest(values: list[Value]) -> list[Value]:
+    """The largest value of those with the same channels, the largest of all first."""
+    found: dict[bytes, Value] = {}
+    for value in sorted(values, key=lambda value: -math.prod(value.shape)):
+        found.setdefault(np.sort(value.ids).tobytes(), value)  # in whatever order
+    return list(found.values())
 
 
 def as_value(tensor: Tensor, channels: Channels) -> Value:
