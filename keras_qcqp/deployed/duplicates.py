@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_qcqp.deployed.program import Op, Program
+from keras_qcqp.deployed.program import BALLAST, Op, Program
 
 _WITHOUT_SETTINGS = frozenset(
     """RELU RELU6 LOGISTIC TANH EXP LOG ABS NEG ADD SUB MUL DIV MAXIMUM MINIMUM RESHAPE NOTHING""".split()
@@ -37,7 +37,7 @@ def _renamed(numbers: tuple[int, ...], instead: Mapping[int, int]) -> tuple[int,
 
 def _signature(number: int, op: Op, reads: tuple[int, ...]) -> Any:
     """Equal for two operators that compute the same."""
-    if op.kind in ("INPUT", "UNKNOWN"):
+    if op.kind in ("INPUT", "UNKNOWN", BALLAST):
         return number
     settings: Any = ()
     if op.kind not in _WITHOUT_SETTINGS or any(c.kind != "index" for c in op.constants):

@@ -14,7 +14,7 @@ from keras_qcqp.channels import Channels, Sliced
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.deployed.activations import FUNCTIONS, name_of
 from keras_qcqp.deployed.naming import Scopes
-from keras_qcqp.deployed.program import Constant, Op, Value
+from keras_qcqp.deployed.program import BALLAST, Constant, Op, Value
 from keras_qcqp.graph import Node, Tensor, TensorRef
 from keras_qcqp.terms import Term
 
@@ -99,7 +99,7 @@ class Site:
     def opaque(self, reads: tuple[int, ...], port: int = 0) -> int:
         """A call of which nothing is known: two more tensors of the size of the largest it touches live with it.
 
-        Which one is the largest depends on what is kept, so each that can be has a turn.
+        Which one is the largest depends on what is kept, so each that can be has a turn, without bytes in the file.
         """
         result = self.result(port)
         constants = tuple(
@@ -108,9 +108,9 @@ class Site:
         widest, *others = _largest([*(self.value(r) for r in reads), result])
         before = reads
         for k, value in enumerate(others):
-            first = self.emit("UNKNOWN", f"opaque/{k}/first", before, value)
-            second = self.emit("UNKNOWN", f"opaque/{k}/second", (*reads, first), value)
-            before = (*reads, self.emit("UNKNOWN", f"opaque/{k}", (*reads, first, second), result))
+            first = self.emit(BALLAST, f"opaque/{k}/first", before, value)
+            second = self.emit(BALLAST, f"opaque/{k}/second", (*reads, first), value)
+            before = (*reads, self.emit(BALLAST, f"opaque/{k}", (*reads, first, second), result))
         first = self.emit("UNKNOWN", "opaque", before, widest, constants=constants)
         second = self.emit("UNKNOWN", "opaque_1", (*reads, first), widest)
         return self.emit("UNKNOWN", "opaque_2", (*reads, first, second), result)

@@ -48,9 +48,9 @@ def _is_static(part: Any) -> bool:
 
 def _pick(call: Call, x: Channels, channel: int) -> tuple[int | Axis, None]:
     """One channel is read on its own: it has to stay, wherever it stands then."""
-    channel = normal_axis(channel, len(x))
     if call.is_fixed(x):
         return channel, None
+    channel = normal_axis(channel, len(x))
     call.freeze(x.ids[channel : channel + 1], f"x[{channel}] picks this one of the channels")
     return In(stop=channel) if channel else 0, None
 
