@@ -32,8 +32,8 @@ def build_problem(
     """
     masks = allowed_masks(coupling, widths)
     counted = meter.resources(coupling, budget)
-    # Union residuals count alignments that the original does not have: a share of it is one of what it really uses.
-    used = meter.usage(couple(coupling.graph), budget) if coupling.joins else {}
+    # Alignments and corrections are counted, but the original has none: a share of it is one of what it really uses.
+    used = meter.usage(couple(coupling.graph).unpruned, budget) if coupling.bounded else {}
     original = {r.name: used.get(r.name, r.usage([m.size for m in masks])) for r in counted}
     linear, pairs = _importance(coupling, scores)
     return Problem(masks, linear, pairs, counted, budget.limits(original), coupling.needs), original

@@ -109,6 +109,14 @@ class Lookup:
         return [place[self.index[channel]] for channel in out_index]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sliced:
+    """A call argument that is a constant array: for each of its axes an `Axis`, or None where it follows no channel."""
+
+    values: Any
+    axes: tuple[Axis | None, ...]
+
+
 Values = Mapping[str, np.ndarray]
 """Weight name -> values of one layer."""
 
@@ -130,13 +138,15 @@ class Spec:
         config: new values of configuration entries, any nesting, with an `Axis` where its width belongs, or `Computed`.
         macs: products `(coefficient, axes)`; the coefficient is None where a spatial size is unknown.
         arguments: new values of call arguments by parameter name, for operations whose call holds what a layer has in
-            its configuration (the bounds of a slice); an `Axis` where a width belongs, or a `Lookup`.
+            its configuration (the bounds of a slice); an `Axis` where a width belongs, a `Lookup`, or a `Sliced` array.
+            "name/k" is the k-th item of an argument that is a list.
         hidden: widths inside the layer that may shrink too.
         reads: weight name -> numbers of its axes that read channels: in the masked original, dropped ones are zeroed
             there. Axes on the "in" side of a weight with several followed axes read anyway.
         zeroed: ports of inputs that the call reads without a kernel, such as a norm over channels: in the masked
             original, dropped channels are zeroed on entry.
-        after: what the pruned network does to the first output to make up for channels that are gone, if anything.
+        after: what the pruned network does to the first output to make up for channels that are gone, if anything; two
+            operations at most, which write as much as the output each: byte budgets count that as a bound.
         slicer: makes the new weights of the layer of the old ones; left out, they are taken along `weights`.
     """
 
@@ -209,6 +219,15 @@ class Call(Protocol):
 
     def add(self, operands: Sequence[Channels]) -> Channels:
         """The channels of a sum of tensors of the same width: tied to the operands', or a set of their own."""
+
+    def fixed(self, port: int = 0) -> Channels:
+        """Of an output without channels that could go: ids along its last axis, kept, which goes without saying."""
+
+    def hold(self, ids: np.ndarray) -> None:
+        """These ids are always kept, which goes without saying: there is but one, or the axis is no channel axis."""
+
+    def is_fixed(self, x: Channels) -> bool:
+        """Whether it is known by now that none of these channels can go; there may be none at all."""
 
     def zeros(self, ids: np.ndarray) -> None:
         """These ids of an output, brought into being here, are zero whatever is fed to the network."""

@@ -108,7 +108,8 @@ class _Copier:
         args, kwargs = node.arguments.fill_in(given)
         if self._changes.arguments.get(path):
             bound = inspect.signature(node.operation.call).bind(*args, **kwargs)
-            bound.arguments.update(self._changes.arguments[path])
+            for name, value in self._changes.arguments[path].items():
+                _set_argument(bound.arguments, name, value)
             args, kwargs = bound.args, bound.kwargs
         if (
             inner is not None
@@ -155,6 +156,16 @@ class _Copier:
         copy = _from_config(operation, path, edits)
         copy_assets(operation, copy)
         return copy
+
+
+def _set_argument(arguments: dict[str, Any], name: str, value: Any) -> None:
+    """Sets an argument, or, for "name/k", the k-th item of one that is a list."""
+    name, _, place = name.partition("/")
+    if place:
+        items = list(arguments[name])
+        items[int(place)] = value
+        value = type(arguments[name])(items)
+    arguments[name] = value
 
 
 def _unused(name: str, names: set[str]) -> str:

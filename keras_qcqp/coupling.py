@@ -62,6 +62,17 @@ class Coupling:
         """bool[channels]: which are always kept."""
         return np.array([mask.frozen for mask in self.masks], bool)[self.mask_of]
 
+    @property
+    def bounded(self) -> bool:
+        """Whether bytes that move are promised as a bound: the pruned network aligns operands, or corrects outputs."""
+        return bool(self.joins) or any(spec.after for spec in self.specs.values())
+
+    @property
+    def unpruned(self) -> Coupling:
+        """The same of a network that stays as it is, so that there is nothing to correct."""
+        specs = {name: dataclasses.replace(spec, after=None) for name, spec in self.specs.items()}
+        return dataclasses.replace(self, specs=specs)
+
     def alive(self, keep: Sequence[np.ndarray]) -> np.ndarray:
         """bool[channels]: which coupled channels a selection (one bool[size] for each mask) keeps."""
         alive = np.zeros(len(self.mask_of), bool)
@@ -119,12 +130,12 @@ def couple(
 def _settled(walk: Walk) -> Coupling:
     """Resolves the ties of a walk: ids become numbers of coupled channels."""
     graph, once = walk.graph, _once(walk)
-    pinned = [*walk.ends, *(ids for _, _, ids in walk.frozen)]
+    pinned = [*walk.ends, *walk.held, *(ids for _, _, ids in walk.frozen)]
     root, sums = union.settle(walk.num_ids, walk.ties, once, pinned)
     specs = {name: _numbered(spec, root) for name, spec in walk.specs.items()}
     inputs = {name: tuple(Channels(root[x.ids], x.axis) for x in xs) for name, xs in walk.inputs.items()}
     ends = np.zeros(int(root.max(initial=-1)) + 1, bool)
-    for ids in walk.ends:
+    for ids in (*walk.ends, *walk.held):
         ends[root[ids]] = True
     frozen = ends.copy()
     for _, _, ids in walk.frozen:
@@ -183,13 +194,16 @@ def _given_up(walk: Walk, root: np.ndarray, ends: np.ndarray) -> list[FrozenLaye
 def _tied_to_ends(walk: Walk, root: np.ndarray, ends: np.ndarray) -> list[FrozenLayer]:
     """Layers whose channels are no input or output of the network, but are joined with one element by element."""
     direct = np.zeros(walk.num_ids, bool)
-    for ids in walk.ends:
+    for ids in (*walk.ends, *walk.held):
         direct[ids] = True
+    outside = np.isin(root, root[np.concatenate([*walk.ends, np.zeros(0, int)])])
     told = []
     for node in walk.graph.nodes:
         ids = all_ids(walk.specs[node.name].outputs)
         number = len(np.unique(root[ids][ends[root[ids]] & ~direct[ids]]))
         if number and node.name == node.layer and walk.specs[node.name].edits and node.weights:
-            reason = "its channels are joined element by element with an input or output of the network"
+            end = outside[ids].any()
+            met = "an input or output of the network" if end else "an axis that has a fixed size"
+            reason = f"its channels are joined element by element with {met}"
             told.append(FrozenLayer(node.name, node.kind, reason, number, tied=True))
     return told

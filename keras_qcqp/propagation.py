@@ -49,6 +49,17 @@ class _Call:
             self.tie(main.ids, x.ids)
         return main
 
+    def fixed(self, port: int = 0) -> Channels:
+        out = self.fresh(port)
+        self.hold(out.ids)
+        return out if len(out) else Channels(out.ids, 0)  # empty along no axis that a layer could read
+
+    def hold(self, ids: np.ndarray) -> None:
+        self._run.hold(ids)
+
+    def is_fixed(self, x: Channels) -> bool:
+        return self._run.kept.issuperset(x.ids.tolist())
+
     def zeros(self, ids: np.ndarray) -> None:
         self._run.zeros.append(ids)
 
@@ -60,6 +71,8 @@ class Walk:
         channels: tensor number -> its channels.
         specs, inputs: node name -> what its rule said, and the channels of its inputs.
         ends: ids of the network's inputs and outputs.
+        held: ids that are kept because they are no channels one could do without, such as the positions of an image.
+        kept: every id of which it is known so far that it is kept.
         frozen: calls that gave up, the reason, and the ids that are therefore kept.
         sums: additions that may have channels of their own.
         zeros: ids that are zero where they come into being.
@@ -72,6 +85,8 @@ class Walk:
         self.inputs: dict[str, tuple[Channels, ...]] = {}
         self.ties: list[tuple[np.ndarray, np.ndarray]] = []
         self.ends: list[np.ndarray] = []
+        self.held: list[np.ndarray] = []
+        self.kept: set[int] = set()
         self.frozen: list[tuple[Node, str, np.ndarray]] = []
         self.sums: list[Sum] = []
         self.zeros: list[np.ndarray] = []
@@ -92,7 +107,12 @@ class Walk:
         self.num_ids += size
         return np.arange(self.num_ids - size, self.num_ids)
 
+    def hold(self, ids: np.ndarray) -> None:
+        self.kept.update(ids.tolist())
+        self.held.append(ids)
+
     def freeze(self, node: Node, ids: np.ndarray, reason: str) -> None:
+        self.kept.update(ids.tolist())
         if reason == NETWORK_INPUT:
             self.ends.append(ids)
         else:
@@ -127,6 +147,9 @@ class Walk:
             self.channels[tensor.number] = channels
 
     def _give_up(self, node: Node, call: Call, reason: str) -> Spec:
+        known = rules.is_operation(node.cls) or rules.find(node.cls) is not None
+        if known and node.inputs and not node.weights and all(map(call.is_fixed, call.inputs)):
+            return Spec(tuple(call.fixed(port) for port in range(len(node.outputs))))  # nothing is lost by it
         outputs = tuple(call.fresh(port) for port in range(len(node.outputs)))
         for channels in (call.inputs, outputs):
             self.freeze(node, all_ids(channels), reason)

@@ -32,7 +32,7 @@ from keras_qcqp.solvers.search import gap_of
 from keras_qcqp.transfer import transfer
 
 Tell = Callable[[str], None]
-_BOUNDS = ("activation_bytes", "peak_bytes", "tflite_bytes")  # of union residuals, whose alignments are bounded
+_BOUNDS = ("activation_bytes", "peak_bytes", "tflite_bytes")  # where the network aligns or corrects tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,8 +247,8 @@ def _recounted(job: _Job, found: _Found, smaller: keras.Model) -> dict[str, int]
 
     Batch norms and biases of branches that went are promised, and folded away.
     """
-    promised, counted = found.solution.usage, job.meter.usage(couple(read(smaller)), job.asked)
-    bounded = tuple(promised) if found.gone else _BOUNDS if found.coupling.joins else ()
+    promised, counted = found.solution.usage, job.meter.usage(couple(read(smaller)).unpruned, job.asked)
+    bounded = tuple(promised) if found.gone else _BOUNDS if found.coupling.bounded else ()
     for name, value in promised.items():
         least = 0 if name.partition("[")[0] in bounded else value
         if not least <= counted.get(name, -1) <= value:

@@ -17,7 +17,7 @@ from keras_qcqp import graph, keras_graph
 from keras_qcqp.branches.constants import constants
 from keras_qcqp.branches.fates import NOTHING, fates
 from keras_qcqp.carry_over import copy_compile, copy_trainable
-from keras_qcqp.channels import Adapter, Lookup, Values, substitute
+from keras_qcqp.channels import Adapter, Lookup, Sliced, Values, substitute
 from keras_qcqp.copier import Changes, copied
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.errors import ModelError, PlanError
@@ -116,12 +116,26 @@ def _alignments(coupling: Coupling, plan: Plan, make: Callable[..., Adapter]) ->
 
 def _edited(entries: Mapping[str, Any], plan: LayerPlan) -> dict[str, Any]:
     """Configuration entries or call arguments with the new widths and places in them."""
-    return {
-        key: value.renumber(plan.in_index[0], plan.out_index[0])
-        if isinstance(value, Lookup)
-        else substitute(value, lambda axis: len(select(axis, plan)))
-        for key, value in entries.items()
-    }
+    return {key: _edit(value, plan) for key, value in entries.items()}
+
+
+def _edit(value: Any, plan: LayerPlan) -> Any:
+    if isinstance(value, Lookup):
+        return value.renumber(plan.in_index[0], plan.out_index[0])
+    if isinstance(value, Sliced):
+        return _taken(value, plan)
+    return substitute(value, lambda axis: len(select(axis, plan)))
+
+
+def _taken(constant: Sliced, plan: LayerPlan) -> Any:
+    """The array of the same kind (NumPy array or tensor), so that the call computes in the same dtype."""
+    values = keras.ops.convert_to_numpy(constant.values) if keras.ops.is_tensor(constant.values) else constant.values
+    for number, axis in enumerate(constant.axes):
+        if axis is not None:
+            values = np.take(values, select(axis, plan), axis=number)
+    if keras.ops.is_tensor(constant.values):
+        return keras.ops.convert_to_tensor(values, dtype=constant.values.dtype)
+    return values
 
 
 def _build(model: keras.Model, values: Weights, changes: Changes) -> keras.Model:

@@ -53,6 +53,7 @@ def _activations(coupling: Coupling, recipe: str) -> Iterator[Term]:
             factors = (channels.ids,) if len(channels) else ()
             yield Term(node, math.prod(known) * item_bytes(tensor.dtype), factors)
     yield from _alignments(coupling)
+    yield from _corrections(coupling)
 
 
 def _alignments(coupling: Coupling) -> Iterator[Term]:
@@ -71,6 +72,17 @@ def _alignments(coupling: Coupling) -> Iterator[Term]:
             yield from (Term(node, each, factors) for factors in ((x.ids,), (), (total,)))
 
 
+def _corrections(coupling: Coupling) -> Iterator[Term]:
+    """At most what making up for dropped channels writes: the output twice, see `Spec.after`."""
+    for node in coupling.graph.nodes:
+        if coupling.specs[node.name].after:
+            tensor, channels = node.outputs[0], coupling.specs[node.name].outputs[0]
+            followed = channels.axis if len(channels) else None
+            sizes = [size for axis, size in enumerate(tensor.shape) if axis not in (0, followed)]
+            each = math.prod(size or 1 for size in sizes) * item_bytes(tensor.dtype)  # unknown ones were refused
+            yield Term(node, 2 * each, (channels.ids,) if len(channels) else ())
+
+
 def _none(coupling: Coupling, recipe: str) -> Iterable[Term]:
     return ()
 
@@ -85,12 +97,14 @@ COUNTERS: Mapping[str, tuple[str, Counter]] = {
 }
 """Resource name -> unit, and the terms that add up to it.
 
-macs: multiply-accumulates of convolutions, Dense and recurrent layers for one sample, every kernel position and time
-step counted, borders included. params: all variables, as `model.count_params()`. weight_bytes: their bytes in the
-model's own dtypes. activation_bytes: the output of every layer call, network inputs included, for one sample; with
-union residuals an upper bound, since what aligns the operands of an addition depends on the order of their channels.
-peak_bytes: the most bytes of tensors that live at once while the deployed file runs, which is no sum (see `MOMENTS`).
-tflite_bytes: the size of that file, an upper bound.
+macs: multiply-accumulates of convolutions, Dense, recurrent and attention layers, and of products of tensors
+(`ops.matmul` and the like that are followed), for one sample, every kernel position and time step counted, borders
+included. params: all variables, as `model.count_params()`. weight_bytes: their bytes in the model's own dtypes.
+activation_bytes: the output of every layer call, network inputs included, for one sample; an upper bound with union
+residuals, since what aligns the operands of an addition depends on the order of their channels, and where an output is
+corrected for dropped channels (a mean over channels), since that depends on whether there are any.
+peak_bytes: the most bytes of tensors that live at once while
+the deployed file runs, which is no sum (see `MOMENTS`). tflite_bytes: the size of that file, an upper bound.
 """
 
 MOMENTS: Mapping[str, Callable[[Coupling, str], Moments]] = {"peak_bytes": peak_steps}
@@ -211,6 +225,6 @@ def measure(model: keras.Model, recipe: str = "float32") -> dict[str, int]:
         BudgetError: the recipe is unknown.
     """
     require_recipe(recipe)
-    coupling = couple(read(model))
+    coupling = couple(read(model)).unpruned
     full = [m.size for m in coupling.masks]
     return {r.name: r.usage(full) for r in count_all(coupling, recipe)}

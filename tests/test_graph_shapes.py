@@ -130,9 +130,9 @@ def test_initializers_that_hold_an_array():
     ("operation", "reason"),
     [
         (lambda x: keras.ops.clip(x, np.array([-1.0, -2.0, -3.0, -4.0]), 5.0), "does not tell its arguments"),
-        (lambda x: x * np.array([1.0, 2.0, 3.0, 4.0], "float32"), "a constant array is an operand"),
+        (lambda x: x * np.array([1.0, 2.0, 3.0, 4.0], "float32"), None),
         (lambda x: keras.ops.softmax(x, axis=-1), "softmax over channels"),
-        (lambda x: keras.ops.cumsum(x, axis=-1), "operation Cumsum of keras.ops is not followed yet"),
+        (lambda x: keras.ops.cumsum(x, axis=-1), "Cumsum over channels"),
         (lambda x: keras.ops.squeeze(keras.ops.expand_dims(x, 1), 1), None),
     ],
 )

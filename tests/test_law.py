@@ -51,11 +51,11 @@ def require_law(model: keras.Model, seed: int, residual: str = "tied", group_con
 
 
 def _exact(coupling: Coupling) -> dict[str, Resource]:
-    """Resources whose polynomials are exact; what aligns operands depends on the order of their channels.
+    """Resources whose polynomials are exact; what aligns operands, or makes up for channels, depends on the selection.
 
     Of bytes that move and of the deployed file it is then a bound.
     """
-    exact = EXACT if coupling.joins else {r.name for r in resources.count_all(coupling)}
+    exact = EXACT if coupling.bounded else {r.name for r in resources.count_all(coupling)}
     return {r.name: r for r in resources.count_all(coupling) if r.name in exact}
 
 

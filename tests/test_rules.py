@@ -164,10 +164,9 @@ def test_slices_pads_and_picks_are_followed(model, expected):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (lambda: sliced((Ellipsis, 2)), "x[2] picks along axis 3, which carries the channels"),
-        (lambda: sliced((Ellipsis, slice(None, None, 2))), "slice with a stride (or of nothing) along the channels"),
+        (lambda: sliced((Ellipsis, 2)), "x[2] picks this one of the channels"),
         (lambda: sliced((slice(1, None),)), "slice along the batch axis"),
-        (lambda: operated(lambda x: ops.take(x, 2, axis=-1)), "ops.take along the batch axis, or of a single channel"),
+        (lambda: operated(lambda x: ops.take(x, 2, axis=-1)), "x[2] picks this one of the channels"),
         (lambda: operated(lambda x: ops.pad(x, ((0, 0), (0, 0), (0, 0), (2, 2)), "symmetric")), "mode 'symmetric'"),
     ],
 )

@@ -11,7 +11,8 @@ The peak is exact, but for three things that are counted too large, never too sm
   they touch;
 * integer files with concatenations that share operands (DenseNet written with one long concatenation for each layer):
   whether an operand is stored once for each of them depends on the data;
-* union residuals: aligning the operands depends on the order of channels, which is chosen after the selection.
+* union residuals: aligning the operands depends on the order of channels, which is chosen after the selection; and
+  outputs that are corrected for dropped channels, such as a mean over channels.
 
 It is told for trained weights: the converter also drops what happens to do nothing, and does not fuse the activation of
 a Conv2DTranspose whose bias is all zero.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_qcqp.deployed.program import Op, Program
+from keras_qcqp.deployed.program import BALLAST, Op, Program
 
 _WITHOUT_SETTINGS = frozenset(
     """RELU RELU6 LOGISTIC TANH EXP LOG ABS NEG ADD SUB MUL DIV MAXIMUM MINIMUM RESHAPE NOTHING""".split()
@@ -37,7 +37,7 @@ def _renamed(numbers: tuple[int, ...], instead: Mapping[int, int]) -> tuple[int,
 
 def _signature(number: int, op: Op, reads: tuple[int, ...]) -> Any:
     """Equal for two operators that compute the same."""
-    if op.kind in ("INPUT", "UNKNOWN"):
+    if op.kind in ("INPUT", "UNKNOWN", BALLAST):
         return number
     settings: Any = ()
     if op.kind not in _WITHOUT_SETTINGS or any(c.kind != "index" for c in op.constants):
@@ -52,6 +52,7 @@ def _frozen(value: Any) -> Any:
         return tuple(sorted((key, _frozen(entry)) for key, entry in value.items()))
     if isinstance(value, (list, tuple)):
         return tuple(_frozen(entry) for entry in value)
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "__array__"):  # a tensor shows but a part of its values
+        value = np.asarray(value)
         return value.shape, str(value.dtype), value.tobytes()
     return repr(value)

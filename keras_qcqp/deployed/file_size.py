@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from keras_qcqp.deployed.absorbing import has_bias
-from keras_qcqp.deployed.program import Constant, Op, Program
+from keras_qcqp.deployed.program import BALLAST, Constant, Op, Program
 from keras_qcqp.terms import Term
 
 _FILE = 560  # header, version, description, metadata with its buffers, signature, shared tables
@@ -33,6 +33,7 @@ _BIASED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"})
 
 def file_terms_of(program: Program, recipe: str) -> Iterator[Term]:
     """Terms that add up to the bytes of the file."""
+    program = _without_ballast(program)
     ops = [op for op in program.ops.values() if op.kind != "CONSTANT"]
     first = ops[0].node
     kinds = len({op.kind for op in ops if op.kind != "INPUT"})
@@ -49,6 +50,12 @@ def file_terms_of(program: Program, recipe: str) -> Iterator[Term]:
             if (key := f"{constant.kind}:{shared}") not in seen:
                 seen.add(key)
                 yield from _constant(op, constant, recipe)
+
+
+def _without_ballast(program: Program) -> Program:
+    stored = {number: op for number, op in program.ops.items() if op.kind != BALLAST}
+    ops = {n: dataclasses.replace(op, reads=tuple(r for r in op.reads if r in stored)) for n, op in stored.items()}
+    return dataclasses.replace(program, ops=ops)
 
 
 def _operator_bytes(op: Op) -> int:

@@ -48,7 +48,8 @@ def lower(coupling: Coupling, resource: str) -> Program:
             ops[len(ops)] = Op("INPUT", node.name.lower(), node, (), value, labels=(node.name,))
             continue
         site = Site(coupling, node, scopes, ops, tuple(made[x.number] for x in node.inputs))
-        made.update(zip((x.number for x in node.outputs), _lowered(site), strict=True))
+        first, *others = _lowered(site)
+        made.update(zip((x.number for x in node.outputs), (site.corrected(first), *others), strict=True))
     return Program(graph.name, ops, tuple(made[x.number] for x in graph.outputs))
 
 

@@ -17,6 +17,8 @@ def binary(kind: str, label: str) -> Lowering:
     def lowering(site: Site) -> int:
         if len(site.inputs) == 2:
             return site.emit(kind, label, tuple(site.aligned(x, k) for k, x in enumerate(site.inputs)))
+        if arrays := site.arrays():
+            return site.emit(kind, label, site.inputs, constants=arrays)
         fusable = {"ADD": "ADD_SCALAR", "SUB": "ADD_SCALAR", "MUL": "MUL_SCALAR", "DIV": "MUL_SCALAR"}.get(kind, kind)
         return site.emit(fusable, label, site.inputs, constants=(site.scalar("Const"),))
 

@@ -10,6 +10,9 @@ import numpy as np
 from keras_qcqp.graph import Node
 from keras_qcqp.terms import Term
 
+BALLAST = "BALLAST"
+"""Kind of an operator that is not in the file: its tensor stands for what may live at that moment."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Value:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_qcqp.channels import Channels
+from keras_qcqp.channels import Channels, Sliced
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.deployed.activations import FUNCTIONS, name_of
 from keras_qcqp.deployed.naming import Scopes
-from keras_qcqp.deployed.program import Constant, Op, Value
-from keras_qcqp.graph import Node, Tensor
-from keras_qcqp.terms import Term, item_bytes
+from keras_qcqp.deployed.program import BALLAST, Constant, Op, Value
+from keras_qcqp.graph import Node, Tensor, TensorRef
+from keras_qcqp.terms import Term
 
 
 class Site:
@@ -99,31 +99,20 @@ class Site:
     def opaque(self, reads: tuple[int, ...], port: int = 0) -> int:
         """A call of which nothing is known: two more tensors of the size of the largest it touches live with it.
 
-        Which one that is may depend on the selection; then those of each size that may be the largest live in turn.
+        Which one is the largest depends on what is kept, so each that can be has a turn, without bytes in the file.
         """
         result = self.result(port)
-        *others, widest = self._perhaps_widest([*(self.value(r) for r in reads), result])
         constants = tuple(
             self.weight(name, "plain", f"opaque/{name}", self.count(1)) for name in self.node.weights if port == 0
-        )
-        before: tuple[int, ...] = ()  # read once more, lest they be dropped
-        for k, wide in enumerate(others):
-            first = self.emit("UNKNOWN", f"either_{k}", (*reads, *before), wide)
-            second = self.emit("UNKNOWN", f"either_{k}_1", (*reads, first), wide)
-            before = (self.emit("UNKNOWN", f"either_{k}_2", (*reads, first, second), result),)
-        first = self.emit("UNKNOWN", "opaque", (*reads, *before), widest, constants=constants)
-        second = self.emit("UNKNOWN", "opaque_1", (*reads, first), widest)
+        ) + (self.arrays() if port == 0 else ())
+        before = reads
+        for k, value in enumerate(_largest([*(self.value(r) for r in reads), result])):
+            first = self.emit(BALLAST, f"opaque/{k}/first", before, value)
+            second = self.emit(BALLAST, f"opaque/{k}/second", (*reads, first), value)
+            before = (*reads, self.emit(BALLAST, f"opaque/{k}", (*reads, first, second), result))
+        first = self.emit("UNKNOWN", "opaque", before, result, constants=constants)
+        second = self.emit("UNKNOWN", "opaque_1", (*reads, first), result)
         return self.emit("UNKNOWN", "opaque_2", (*reads, first, second), result)
-
-    def _perhaps_widest(self, values: list[Value]) -> list[Value]:
-        """Of tensors with the same channels, or with none that may go, the largest; the largest of all comes last."""
-        frozen, largest = self._coupling.is_frozen, dict[bytes, Value]()
-        for value in sorted(values, key=lambda value: math.prod(value.shape)):
-            fixed = value.axis is None or bool(frozen[value.ids].all())
-            key = b"" if fixed else np.unique(value.ids).tobytes()
-            largest.pop(key, None)
-            largest[key] = value
-        return list(largest.values())
 
     def aligned(self, x: int, k: int) -> int:
         """The `k`-th operand of an addition, brought to the channels of the sum.
@@ -141,6 +130,14 @@ class Site:
         padded = dataclasses.replace(value, extra=1)
         first = self.emit("PAD", f"align_{k}/Pad", (x,), padded, constants=(padding, *cut), early=True)
         return self.emit("GATHER", f"align_{k}/GatherV2", (first,), total, constants=(order,), early=True)
+
+    def corrected(self, x: int) -> int:
+        """The result behind the two operations at most that make up for dropped channels; see `Spec.after`."""
+        if not self._coupling.specs[self.node.name].after:
+            return x
+        for label in ("correct", "correct_1"):
+            x = self.emit("UNKNOWN", label, (x,), self.value(x), constants=(self.scalar(f"{label}/y"),))
+        return x
 
     def weight(self, weight: str, kind: str, label: str, scales: Term) -> Constant:
         """A variable of the layer as it is stored."""
@@ -165,6 +162,24 @@ class Site:
         """One number."""
         return Constant("plain", self.scope + label, 0, self.count(1), self.count(1), f"{self.node.name}/{label}")
 
+    def arrays(self) -> tuple[Constant, ...]:
+        """The constant arrays that an operation is called with, as they are stored."""
+        spec = self._coupling.specs[self.node.name]
+        sliced = {id(s.values): s.axes for s in spec.arguments.values() if isinstance(s, Sliced)}
+        found = []
+        for k, value in enumerate(keras.tree.flatten(self.node.arguments)):
+            if isinstance(value, TensorRef) or np.ndim(value) == 0:
+                continue
+            shape = np.shape(value)
+            axes = sliced.get(id(value), (None,) * len(shape))
+            fixed = math.prod(size for size, axis in zip(shape, axes, strict=True) if axis is None)
+            followed = tuple(self._coupling.ids(self.node, axis) for axis in axes if axis is not None)
+            elements, label = Term(self.node, fixed, followed), f"Const_{k}"
+            found.append(
+                Constant("plain", self.scope + label, len(shape), elements, self.count(1), f"{self.node.name}/{label}")
+            )
+        return tuple(found)
+
     def index(self, label: str, length: int, shared: str | None = None) -> Constant:
         """Whole numbers: a shape, axes, a padding; `length` of them, the same wherever `shared` is."""
         name = self.scope + label
@@ -175,23 +190,12 @@ class Site:
         return Term(self.node, number, ())
 
 
-def _distinct(values: Sequence[Value]) -> list[Value]:
-    """Without those that another one is never smaller than, whatever is pruned."""
-    found: list[Value] = []
+def _largest(values: list[Value]) -> list[Value]:
+    """The largest value of those with the same channels, the largest of all first."""
+    found: dict[bytes, Value] = {}
     for value in sorted(values, key=lambda value: -math.prod(value.shape)):
-        entries = _entries(value)
-        if not any(all(other.get(c, 0) >= n for c, n in entries.items()) for other in map(_entries, found)):
-            found.append(value)
-    return found
-
-
-def _entries(value: Value) -> dict[int, int]:
-    """Channel -> its number of entries; those that are never pruned are counted under -1."""
-    if value.axis is None:
-        return {-1: math.prod(value.shape)}
-    places = math.prod(value.shape) // value.shape[value.axis]
-    channels, times = np.unique(value.ids, return_counts=True)
-    return {**dict(zip(channels.tolist(), (times * places).tolist(), strict=True)), -1: value.extra * places}
+        found.setdefault(np.sort(value.ids).tobytes(), value)  # in whatever order
+    return list(found.values())
 
 
 def as_value(tensor: Tensor, channels: Channels) -> Value:
@@ -199,14 +203,3 @@ def as_value(tensor: Tensor, channels: Channels) -> Value:
     sizes = tuple(size for size in tensor.shape[1:] if size is not None)
     axis = channels.axis if len(channels) else None
     return Value((1, *sizes), axis, channels.ids if axis is not None else np.zeros(0, int), tensor.dtype)
-
-
-def together(values: Sequence[Value]) -> Value:
-    """A tensor with as many entries as all of these."""
-    times = [math.prod(size for axis, size in enumerate(v.shape) if axis != v.axis) for v in values]
-    unit = math.gcd(*times)  # keeps the list of channels short
-    pairs = list(zip(values, times, strict=True))
-    ids = [np.repeat(v.ids, t // unit) for v, t in pairs if v.axis is not None]
-    fixed = sum(t // unit if v.axis is None else v.extra * t // unit for v, t in pairs)
-    channels = np.concatenate([np.zeros(0, int), *ids])
-    return Value((unit, len(channels)), 1, channels, max((v.dtype for v in values), key=item_bytes), fixed)

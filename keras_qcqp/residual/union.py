@@ -131,6 +131,8 @@ def _read_by_others(streams: Streams) -> np.ndarray:
         passed = np.concatenate([x.ids for x in spec.outputs] or [np.zeros(0, int)])
         for x in inputs:
             read[x.ids[~np.isin(x.ids, passed)]] = True
+        for port in spec.zeroed:
+            read[inputs[port].ids] = True
         for name, axes in spec.weights.items():
             for number in spec.reading(name):
                 axis = axes[number]

@@ -20,10 +20,16 @@ _LAYERS = frozenset(
     + "Dropout ELU Flatten Identity LeakyReLU Permute PReLU Reshape".split()
 )
 _OPERATIONS = frozenset(
-    """Abs Absolute Amax Amin Cast Celu Elu ExpandDims Gelu GetItem HardSilu HardTanh Identity LeakyRelu Max Mean Min
-    Negative Pad Relu Relu6 Reshape Selu Sign Silu Sin Softsign Sqrt Square Squeeze Sum Take Tanh TanhShrink Transpose
-    ZerosLike""".split()
+    """Abs Absolute Amax Amin Arcsin Arcsinh Arctan ArraySplit AveragePool Cast Cbrt Ceil Celu
+    ConvertToTensor Copy CropImages Cumsum Deg2rad Diff Elu Erf ExpandDims Expm1 Fabs Flip Floor Gelu
+    GetItem HardShrink HardSilu HardTanh Hsplit LeakyRelu Log1p MaxPool Mean Median Moveaxis Nansum
+    Negative Norm Normalize Pad Prod Rad2deg Rearrange Relu Relu6 Repeat Reshape Roll Rot90 Round
+    SaturateCast Selu Sign Silu Sin Sinh Slice SoftShrink Softsign Sort Split Sqrt Square Squeeze Std
+    StopGradient Sum Swapaxes Take Tan Tanh TanhShrink Tile Transpose Trunc Unstack Var ZerosLike""".split()
 )
+
+_MEETING = frozenset("Add Append Concatenate Hstack Maximum Minimum Stack Subtract".split())
+"""Zero where all operands are, if these have the same channels."""
 
 
 def zero_flags(streams: Streams, born: Mapping[str, tuple[np.ndarray, ...]]) -> dict[int, np.ndarray]:
@@ -46,6 +52,8 @@ def _handed_on(streams: Streams, node: Node, port: int, flags: Mapping[int, np.n
         return np.logical_and.reduce(zero)
     if given and node.kind == "Concatenate" and len(out) == sum(map(len, given)):
         return np.concatenate(zero)
+    if node.kind in _MEETING and len(given) > 1 and all(np.array_equal(out, ids) for ids in given):
+        return np.logical_and.reduce(zero)
     if len(given) != 1 or not keeps_zero(node):
         return np.zeros(len(out), bool)
     if np.array_equal(out, given[0]):
@@ -57,7 +65,8 @@ def keeps_zero(node: Node) -> bool:
     """Whether a call with one input makes zeros of zeros, channel by channel."""
     module, config = node.cls.__module__, node.config
     if module.startswith("keras.src.ops."):
-        return node.kind in _OPERATIONS
+        extreme = node.kind in ("Max", "Min") and config.get("initial") is None
+        return extreme or node.kind in _OPERATIONS
     if not module.startswith("keras.src.layers."):
         return False
     if node.kind == "Activation":

@@ -1,4 +1,8 @@
-"""The table of rules: layer class -> how it treats channels. Exact classes only; a subclass may do anything."""
+"""The table of rules: layer class -> how it treats channels. Exact classes only; a subclass may do anything.
+
+Operations of `keras.ops` have a table of their own, by class name: `operations.RULES`, and `operations.FROZEN` for
+those that are not followed, each with the reason.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
+
+import keras
 
 from keras_qcqp.channels import Call, Frozen, Macs, Rule, Spec, Values
 from keras_qcqp.graph import Node
@@ -50,7 +56,7 @@ def register_rule(
     slicer: Callable[[Values, LayerPlan], Values] | None = None,
     cost: Callable[[Call], Macs] | None = None,
 ) -> Any:
-    """Teaches the package a layer class of yours, or replaces what it knows of a built-in one.
+    """Teaches the package a layer class (or `keras.Operation`) of yours, or replaces what it knows of a built-in one.
 
     Returns the rule. Without one it returns a decorator for it: `@register_rule(MyLayer)` above `def rule(call): ...`.
 
@@ -89,10 +95,16 @@ def _completed(rule: Rule, slicer: Callable[[Values, LayerPlan], Values] | None,
     return complete
 
 
+def is_operation(layer_class: type) -> bool:
+    """Whether a class is an operation of Keras' own, and no layer."""
+    own = layer_class.__module__.startswith("keras.src.") and issubclass(layer_class, keras.Operation)
+    return own and not issubclass(layer_class, keras.layers.Layer)
+
+
 def find(layer_class: type) -> Rule | None:
     """The rule of a layer class or `keras.ops` operation; None when there is none."""
     rule = RULES.get(layer_class)
-    if rule is None and layer_class.__module__.startswith("keras.src.ops."):
+    if rule is None and is_operation(layer_class):
         rule = operations.RULES.get(layer_class.__name__)
     return rule
 
@@ -100,9 +112,11 @@ def find(layer_class: type) -> Rule | None:
 def missing_reason(node: Node) -> str:
     """Why a node without a rule is frozen, and the way out."""
     cls: Any = node.cls
-    if cls.__module__.startswith("keras.src.ops."):
-        return f"operation {node.kind} of keras.ops is not followed yet; a built-in layer may be"
-    return f"no rule for layer class {node.kind}; add one with keras_qcqp.register_rule({node.kind}, rule)"
+    if is_operation(cls):
+        why = operations.FROZEN.get(node.kind, "it is newer than this package")
+        return f"operation {node.kind} of keras.ops is not followed: {why}"
+    what = "layer" if issubclass(cls, keras.layers.Layer) else "operation"
+    return f"no rule for {what} class {node.kind}; add one with keras_qcqp.register_rule({node.kind}, rule)"
 
 
 def _required(node: Node) -> Rule:

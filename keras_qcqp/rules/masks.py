@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_qcqp.channels import Call, Channels, Rule, Spec, normal_axis
+from keras_qcqp.channels import Call, Rule, Spec
 
 
 def hold_masks(call: Call, ports: Sequence[int] | None = None) -> None:
@@ -23,18 +23,4 @@ def masking(call: Call) -> Spec:
     return Spec((x,))
 
 
-def whether(call: Call) -> Spec:
-    """Any and all: over channels they depend on each of them, and what comes out has none."""
-    x, rank = call.inputs[0], len(call.node.inputs[0].shape)
-    axes = call.node.config.get("axis")
-    axes = range(rank) if axes is None else axes if isinstance(axes, (list, tuple)) else [axes]
-    gone = sorted(normal_axis(a, rank) for a in axes)
-    if not len(x) or x.axis in gone:
-        call.freeze(x.ids, f"{call.node.kind} looks at all channels at once")
-        return Spec((call.fresh(axis=0),))
-    shift = 0 if call.node.config.get("keepdims") else sum(a < x.axis for a in gone)
-    return Spec((Channels(x.ids, x.axis - shift),))
-
-
 RULES: dict[type, Rule] = {keras.layers.Masking: masking}
-OPERATIONS: dict[str, Rule] = dict.fromkeys(["Any", "All"], whether)

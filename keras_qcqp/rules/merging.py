@@ -54,13 +54,15 @@ def tie_broadcast(call: Call, shapes: Sequence[Shape], channels: Sequence[Channe
     ]
     if not spans:
         raise Frozen("no operand spans the channels of the result")
-    main = spans[0][1]
+    main = next((x for _, x in spans if not call.is_fixed(x)), spans[0][1])
     for shape, x in zip(shapes, channels, strict=True):
         if x is main:
             continue
         if x.axis == main.axis:
             if len(x) == len(main):
                 call.tie(main.ids, x.ids)
+            elif shape[main.axis] != 1:
+                call.freeze(main.ids, "the channels of an operand are unknown")
             continue  # size 1: broadcast over all channels
         call.freeze(x.ids, f"channels along axis {x.axis} meet channels along axis {main.axis}")
         if shape[main.axis] != 1:

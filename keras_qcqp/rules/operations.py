@@ -1,133 +1,102 @@
-"""`keras.ops` calls and operators on symbolic tensors inside a Functional graph, by operation class name."""
+"""`keras.ops` calls and operators on symbolic tensors inside a Functional graph, by operation class name.
+
+Here are those that work value by value; the other tables are gathered in `RULES`. What no rule follows is in `FROZEN`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-from keras_qcqp.channels import Call, Channels, Frozen, Rule, Spec, normal_axis
-from keras_qcqp.graph import Shape, TensorRef
-from keras_qcqp.rules import indexing, masks
-from keras_qcqp.rules.elementwise import softmax, unchanged
-from keras_qcqp.rules.merging import join, sum_broadcast, tie_broadcast
-from keras_qcqp.rules.shaping import move_axis, reshaped
+from keras_qcqp.channels import Axis, Call, Channels, Frozen, Out, Rule, Sliced, Spec
+from keras_qcqp.graph import Shape
+from keras_qcqp.rules import arranging, contractions, image_operations, indexing, joining, reductions, unfollowed
+from keras_qcqp.rules.arguments import constants, refuse_arrays
+from keras_qcqp.rules.elementwise import unchanged
+from keras_qcqp.rules.merging import sum_broadcast, tie_broadcast
+
+Merge = Callable[[Call, Sequence[Shape], Sequence[Channels]], Channels]
 
 
 def unary(call: Call) -> Spec:
     """A function of one value at a time."""
-    _refuse_arrays(call)
+    refuse_arrays(call)
     return unchanged(call)
 
 
-def binary(call: Call) -> Spec:
-    """A function of two values at a time, NumPy broadcasting; the second may be a number."""
-    return Spec((tie_broadcast(call, *_broadcast(call)),))
+def looked_up(call: Call) -> Spec:
+    """Each value is held against a constant list, which has nothing to do with channels."""
+    if len(call.inputs) > 1 or not call.node.inputs[0].shape == call.node.outputs[0].shape:
+        raise Frozen(f"{call.node.kind} in a list that the network computes")
+    return unchanged(call)
+
+
+def elementwise(call: Call) -> Spec:
+    """A function of several values at a time, NumPy broadcasting; some may be numbers or constant arrays."""
+    return _merged(call, tie_broadcast)
 
 
 def compare(call: Call) -> Spec:
     """Comparisons and logic, one pair of values at a time; masks of time steps may have no channels at all."""
-    return binary(call) if any(len(x) for x in call.inputs) else Spec((call.fresh(axis=0),))
+    return elementwise(call) if any(len(x) for x in call.inputs) else Spec((call.fresh(axis=0),))
 
 
 def add(call: Call) -> Spec:
-    """Addition and subtraction of tensors; the second may be a number."""
-    return Spec((sum_broadcast(call, *_broadcast(call)),))
+    """Addition and subtraction: the sum of two tensors may have channels of its own."""
+    return _merged(call, sum_broadcast)
 
 
-def _broadcast(call: Call) -> tuple[list[Shape], list[Channels]]:
-    _refuse_arrays(call)
+def _merged(call: Call, merge: Merge) -> Spec:
     rank = len(call.node.outputs[0].shape)
+    arrays = constants(call)
     shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in call.node.inputs]
     channels = [
         Channels(x.ids, x.axis + rank - len(t.shape)) for x, t in zip(call.inputs, call.node.inputs, strict=True)
     ]
-    return shapes, channels
+    out = merge(call, shapes, channels)
+    if call.is_fixed(out):
+        return Spec((out,))
+    return Spec((out,), arguments={path: s for path, value in arrays.items() if (s := _sliced(value, out, rank))})
 
 
-def concatenate(call: Call) -> Spec:
-    """ops.concatenate."""
-    return Spec((join(call, call.node.config.get("axis", 0)),))
+def _sliced(value: Any, out: Channels, rank: int) -> Sliced | None:
+    """How a constant array follows the channels of the result; None where it is the same for all of them."""
+    shape = np.shape(value)
+    place = out.axis - (rank - len(shape))
+    if place < 0 or shape[place] == 1:
+        return None
+    axes: list[Axis | None] = [None] * len(shape)
+    axes[place] = Out()
+    return Sliced(value, tuple(axes))
 
 
-def reduction(call: Call) -> Spec:
-    """Mean, sum, max, min over axes that do not carry the channels."""
-    (x,), rank = call.inputs, len(call.node.inputs[0].shape)
-    axes = call.node.config.get("axis")
-    axes = range(rank) if axes is None else axes if isinstance(axes, (list, tuple)) else [axes]
-    gone = sorted(normal_axis(a, rank) for a in axes)
-    if x.axis in gone or 0 in gone:
-        raise Frozen("reduction over channels or over the batch")
-    shift = 0 if call.node.config.get("keepdims") else sum(a < x.axis for a in gone)
-    return Spec((Channels(x.ids, x.axis - shift),))
+_UNARY = """Abs Absolute Angle Arccos Arccosh Arcsin Arcsinh Arctan Arctanh Array BitwiseInvert BitwiseNot Cast Cbrt
+    Ceil Celu Clip Conj Conjugate ConvertToTensor Copy Cos Cosh Deg2rad Elu Erf Erfc Erfinv Exp Exp2 Expm1
+    Fabs Floor Gelu HardShrink HardSigmoid HardSilu HardTanh I0 Imag Isfinite Isinf Isnan Isneginf Isposinf
+    Isreal LeakyRelu Log Log10 Log1p Log2 LogSigmoid LogicalNot Mish NanToNum Negative Rad2deg ReLU Real
+    Reciprocal Relu Relu6 Round Rsqrt SaturateCast Selu Sigmoid Sign Signbit Silu Sin Sinc Sinh SoftShrink
+    Softplus Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus StopGradient Tan Tanh TanhShrink
+    Threshold Trunc ViewAsReal""".split()
+_SEVERAL = """Arctan2 BitwiseAnd BitwiseLeftShift BitwiseOr BitwiseRightShift BitwiseXor Divide DivideNoNan Equal
+    FloorDivide Fmax Fmin Fmod Gcd Greater GreaterEqual Heaviside Hypot Isclose Lcm Ldexp LeftShift Less LessEqual
+    Logaddexp Logaddexp2 LogicalAnd LogicalOr LogicalXor Maximum Minimum Mod Multiply Nextafter NotEqual Polar Power
+    RightShift Select TrueDivide Where""".split()
 
-
-def reshape(call: Call) -> Spec:
-    """ops.reshape that keeps, joins or splits whole channels."""
-    return Spec(*reshaped(call, "newshape", batch=1))
-
-
-def expand_dims(call: Call) -> Spec:
-    """ops.expand_dims."""
-    x, rank = call.inputs[0], len(call.node.outputs[0].shape)
-    axes = call.node.config["axis"]
-    new = {normal_axis(a, rank) for a in (axes if isinstance(axes, (list, tuple)) else [axes])}
-    old = [axis for axis in range(rank) if axis not in new]
-    return Spec((Channels(x.ids, old[x.axis]),))
-
-
-def squeeze(call: Call) -> Spec:
-    """ops.squeeze of named axes that do not carry the channels."""
-    x, rank = call.inputs[0], len(call.node.inputs[0].shape)
-    axes = call.node.config.get("axis")
-    if axes is None:
-        raise Frozen("squeeze without an axis")
-    gone = {normal_axis(a, rank) for a in (axes if isinstance(axes, (list, tuple)) else [axes])}
-    if x.axis in gone:
-        raise Frozen("squeeze of the axis that carries the channels")
-    return Spec((Channels(x.ids, x.axis - sum(a < x.axis for a in gone)),))
-
-
-def transpose(call: Call) -> Spec:
-    """ops.transpose."""
-    rank = len(call.node.inputs[0].shape)
-    axes = call.node.config.get("axes") or range(rank)[::-1]
-    order = [normal_axis(a, rank) for a in axes]
-    if order[0] != 0:
-        raise Frozen("transpose moves the batch axis")
-    return Spec((move_axis(call.inputs[0], order),))
-
-
-def _refuse_arrays(call: Call) -> None:
-    """A constant array has a size of its own that nobody slices."""
-
-    def check(value: Any) -> None:
-        if not isinstance(value, TensorRef) and np.ndim(value) > 0 and np.size(value) > 1:
-            raise Frozen("a constant array is an operand; make it a layer with a weight")
-
-    keras.tree.map_structure(check, call.node.arguments)
-    keras.tree.map_structure(check, dict(call.node.config))
-
-
-_UNARY = """Abs Absolute Cast Celu Ceil Clip Cos Elu Erf Exp Expm1 Floor Gelu HardShrink HardSigmoid HardSilu HardTanh
-    Identity LeakyRelu Log Log1p LogSigmoid Negative Reciprocal Relu Relu6 Round Rsqrt Selu Sigmoid Sign Silu Sin
-    SoftShrink Softplus Softsign SparsePlus Sqrt Square Squareplus Tanh TanhShrink Threshold""".split()
-_BINARY = ["Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power"]
-_COMPARING = "Equal NotEqual Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr LogicalXor LogicalNot".split()
+_COMPARING = "Equal NotEqual Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr LogicalXor".split()
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY, unary),
-    **dict.fromkeys(_BINARY, binary),
+    **dict.fromkeys(_SEVERAL, elementwise),
     **dict.fromkeys(_COMPARING, compare),
     **dict.fromkeys(["Add", "Subtract"], add),
+    **dict.fromkeys(["Digitize", "IsIn"], looked_up),
+    **arranging.RULES,
+    **contractions.RULES,
+    **image_operations.RULES,
     **indexing.RULES,
-    **masks.OPERATIONS,
-    **dict.fromkeys(["Mean", "Sum", "Max", "Min", "Amax", "Amin"], reduction),
-    "Concatenate": concatenate,
-    "ExpandDims": expand_dims,
-    "Reshape": reshape,
-    "Squeeze": squeeze,
-    "Transpose": transpose,
-    "Softmax": softmax,
+    **joining.RULES,
+    **reductions.RULES,
 }
+FROZEN: Mapping[str, str] = unfollowed.FROZEN

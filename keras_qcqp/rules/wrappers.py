@@ -119,6 +119,17 @@ class _InnerCall:
     def add(self, operands: Sequence[Channels]) -> Channels:
         raise Frozen("an addition inside a wrapper")
 
+    def fixed(self, port: int = 0) -> Channels:
+        out = self.fresh(port)
+        self.hold(out.ids)
+        return out if len(out) else Channels(out.ids, 0)
+
+    def hold(self, ids: np.ndarray) -> None:
+        self._outer.hold(ids)
+
+    def is_fixed(self, x: Channels) -> bool:
+        return self._outer.is_fixed(x)
+
     def zeros(self, ids: np.ndarray) -> None:
         self._outer.zeros(ids)
 
