@@ -6,13 +6,14 @@ from typing import Any
 
 from keras_qcqp.channels import Rule
 from keras_qcqp.graph import Node
-from keras_qcqp.rules import convolution, elementwise, merging, operations, shaping
+from keras_qcqp.rules import applications, convolution, elementwise, merging, operations, shaping
 
 RULES: dict[type, Rule] = {
     **convolution.RULES,
     **elementwise.RULES,
     **merging.RULES,
     **shaping.RULES,
+    **applications.RULES,
 }
 
 

@@ -1,0 +1,226 @@
+"""One network nobody here drew, from reading it to its .tflite file: a row of `tests.benchmarks.topologies`.
+
+python -m tests.benchmarks.topology_row --zoo=keras --list=names.json
+python -m tests.benchmarks.topology_row --zoo=keras --model=ResNet50 --output=row.json
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import resource as system
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import keras_qcqp
+import tflite_tools
+from keras_qcqp import build, coupling, graph, importance, keras_graph, plan, resources, solvers
+from keras_qcqp.limits.allowed import allowed_masks
+from keras_qcqp.limits.budget import Budget
+from tests.benchmarks import zoos
+
+_ZOO = flags.DEFINE_enum("zoo", "keras", list(zoos.ZOOS), "Where the model comes from.")
+_MODEL = flags.DEFINE_string("model", None, "Its name.")
+_FRACTION = flags.DEFINE_float("fraction", 0.5, "MACs to keep.")
+_TIME_LIMIT = flags.DEFINE_float("time_limit_s", 10.0, "As for keras_qcqp.solve.")
+_LIST = flags.DEFINE_string("list", None, "JSON file for the names of all models of the zoo.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the row.")
+
+Row = dict[str, Any]
+Arrays = list[np.ndarray]
+TOLERANCE = 1e-4
+"""Greatest difference, relative to the greatest output, that is put down to float32."""
+
+
+def row_of(zoo: str, name: str, fraction: float = 0.5, time_limit_s: float = 10.0) -> Row:
+    """Everything that is measured of one model; what fails says so in `failures`, the rest goes on."""
+    row: Row = {"zoo": zoo, "model": name, "failures": {}}
+    _try(row, "build", lambda: _measure(row, zoo, name, fraction, time_limit_s))
+    row["mib"] = system.getrusage(system.RUSAGE_SELF).ru_maxrss // 1024
+    return row
+
+
+def _measure(row: Row, zoo: str, name: str, fraction: float, time_limit_s: float) -> None:
+    row["side"], model = zoos.ZOOS[zoo].smallest(zoos.ZOOS[zoo].find()[name])
+    shake(model)
+    began = time.perf_counter()
+    coupled = _try(row, "couple", lambda: coupling.couple(graph.read(model)))
+    if coupled is None:
+        return
+    row["couple_s"] = time.perf_counter() - began
+    row |= described(coupled)
+    chosen = _try(row, "solve", lambda: _solved(row, model, coupled, fraction, time_limit_s))
+    if chosen is None:
+        return
+    began = time.perf_counter()
+    smaller = _try(row, "rebuild", lambda: keras_qcqp.rebuild(model, chosen))
+    if smaller is None:
+        return
+    row["rebuild_s"] = time.perf_counter() - began
+    counted = keras_qcqp.measure(smaller)[row["resource"]]
+    if counted != row["usage"]:
+        row["failures"]["usage"] = f"{row['usage']:,} promised, the rebuilt model has {counted:,}"
+    arrays = inputs(model)
+    _try(row, "law", lambda: _law(row, model, smaller, chosen, arrays))
+    _try(row, "round trip", lambda: _round_trip(row, smaller, arrays))
+    _try(row, "tflite", lambda: row.update(tflite_bytes=len(tflite_tools.convert(smaller, "float32"))))
+
+
+def _try(row: Row, stage: str, work: Callable[[], Any]) -> Any:
+    """What the work returns; None, and a line in the row, if it fails."""
+    try:
+        return work()
+    except Exception as error:
+        row["failures"][stage] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        return None
+
+
+def described(coupled: coupling.Coupling) -> Row:
+    """What the coupling says before anything is solved."""
+    name = "macs" if _countable(coupled, "macs") else "params"
+    counted = resources.resource(coupled, name)
+    full = counted.usage([m.size for m in coupled.masks])
+    least = counted.usage([m.allowed[0] for m in allowed_masks(coupled, keras_qcqp.Widths(min_keep=1))])
+    nodes = coupled.first_calls()
+    kinds = collections.Counter(f.kind for f in coupled.frozen if not f.tied)
+    uncounted = collections.Counter(n.kind for n in nodes if _has_kernel(n) and not coupled.specs[n.name].macs)
+    return {
+        "resource": name,
+        "full": full,
+        "num_layers": sum(bool(coupled.specs[n.name].macs) for n in nodes),
+        "prunable": prunable_share(coupled) if name == "macs" else None,
+        "lowest": least / full if full else None,
+        "frozen": dict(kinds.most_common()),
+        "reasons": dict(
+            collections.Counter(f"{f.kind}: {f.reason}" for f in coupled.frozen if not f.tied).most_common(8)
+        ),
+        "uncounted": dict(uncounted),
+    }
+
+
+def _countable(coupled: coupling.Coupling, name: str) -> bool:
+    try:
+        return resources.resource(coupled, name).usage([m.size for m in coupled.masks]) > 0
+    except keras_qcqp.BudgetError:
+        return False
+
+
+def _has_kernel(node: graph.Node) -> bool:
+    """Whether the layer multiplies matrices: MACs of layers without a rule are not counted."""
+    return any(len(w.shape) > 1 for w in node.weights.values())
+
+
+def prunable_share(coupled: coupling.Coupling) -> float:
+    """MACs of kernels with at least one axis that is not frozen through and through, as a share of all."""
+    free = np.array([not m.frozen for m in coupled.masks], bool)
+    full, prunable = 0, 0
+    for term in resources.COUNTERS["macs"][1](coupled, "float32"):
+        macs = term.value(np.ones(len(coupled.mask_of), bool))
+        full += macs
+        if any(free[coupled.mask_of[ids]].any() for ids in term.factors):
+            prunable += macs
+    return prunable / full if full else 0.0
+
+
+def _solved(row: Row, model: keras.Model, coupled: coupling.Coupling, fraction: float, limit_s: float) -> plan.Plan:
+    """Half of the MACs, or what can be reached with the usual widths, or everything where nothing can go."""
+    widths = keras_qcqp.Widths()
+    counted = resources.resource(coupled, row["resource"])
+    least = counted.usage([m.allowed[0] for m in allowed_masks(coupled, widths)])
+    if least >= row["full"]:
+        row |= {"kept": 1.0, "usage": row["full"], "solve_s": 0.0}
+        return plan.plan_from(coupled, tuple(np.ones(m.size, bool) for m in coupled.masks))
+    began = time.perf_counter()
+    budget = Budget(**{row["resource"]: max(least, int(fraction * row["full"]))})
+    scores = importance.criterion("magnitude")(coupled, keras_graph.weight_values(model))
+    problem, _ = build.build_problem(coupled, scores, budget, widths)
+    solution = solvers.solve(problem, time_limit_s=limit_s)
+    usage = solution.usage[row["resource"]]
+    row |= {"kept": usage / row["full"], "usage": usage, "solve_s": time.perf_counter() - began, "gap": solution.gap}
+    return plan.plan_from(coupled, solution.keep)
+
+
+def _law(row: Row, model: keras.Model, smaller: keras.Model, chosen: plan.Plan, arrays: Arrays) -> None:
+    """Its error, and the effect that the masks have at all: a law about masks without effect would say nothing."""
+    wanted = outputs(keras_qcqp.masked(model, chosen), arrays)
+    row["law"] = _difference(outputs(smaller, arrays), wanted)
+    row["effect"] = _difference(outputs(model, arrays), wanted)
+    if not row["law"] <= TOLERANCE:  # also NaN
+        row["failures"]["law"] = f"relative error {row['law']:.2g}"
+    elif row["kept"] < 1 and row["effect"] < 100 * row["law"]:
+        row["failures"]["law"] = f"says little: the masks change the outputs by {row['effect']:.2g} only"
+
+
+def _difference(got: Arrays, wanted: Arrays) -> float:
+    pairs = [(a, b) for a, b in zip(got, wanted, strict=True) if a.dtype.kind == "f"]
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+
+
+def _round_trip(row: Row, smaller: keras.Model, arrays: Arrays) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "smaller.keras"
+        smaller.save(path)
+        loaded = keras.models.load_model(path, compile=False)
+    pairs = zip(outputs(loaded, arrays), outputs(smaller, arrays), strict=True)
+    row["round_trip"] = all(np.array_equal(a, b) for a, b in pairs)
+    if not row["round_trip"]:
+        row["failures"]["round trip"] = "the loaded model predicts something else"
+
+
+def shake(model: keras.Model, seed: int = 0) -> None:
+    """Constant weights get values that matter: shifts, slopes, statistics, layer scales of one in a million."""
+    random = np.random.default_rng(seed)
+    for variable in model.weights:
+        value = keras.ops.convert_to_numpy(variable)
+        if not variable.dtype.startswith("float") or not value.size or value.min() != value.max():
+            continue
+        around_zero = not value.flat[0] or variable.name == "moving_mean"
+        new = random.normal(0, 0.1, value.shape) if around_zero else random.uniform(0.5, 1.5, value.shape)
+        variable.assign(new.astype(value.dtype))
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+
+
+def inputs(model: keras.Model, seed: int = 1) -> Arrays:
+    """One random sample for each input; images in 0..255 where the model itself rescales them."""
+    random = np.random.default_rng(seed)
+    own = (keras.layers.Rescaling, keras.layers.Normalization)
+    low, high = (0, 255) if any(isinstance(layer, own) for layer in model._flatten_layers()) else (-1, 1)
+    arrays = []
+    for x in model.inputs:
+        shape = (1, *(16 if size is None else size for size in x.shape[1:]))
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        whole = dtype.startswith(("int", "uint", "bool"))
+        arrays.append((random.integers(0, 2, shape) if whole else random.uniform(low, high, shape)).astype(dtype))
+    return arrays
+
+
+def outputs(model: keras.Model, arrays: Arrays) -> Arrays:
+    """Flat list of outputs in inference mode."""
+    structure = keras.tree.pack_sequence_as(keras_graph.structures(model)[0], arrays)
+    return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(model(structure, training=False))]
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    if _LIST.value:
+        Path(_LIST.value).write_text(json.dumps(zoos.ZOOS[_ZOO.value].names()))
+    if _MODEL.value:
+        row = row_of(_ZOO.value, _MODEL.value, _FRACTION.value, _TIME_LIMIT.value)
+        text = json.dumps(row, indent=1)
+        Path(_OUTPUT.value).write_text(text) if _OUTPUT.value else print(text)
+
+
+if __name__ == "__main__":
+    app.run(main)
