@@ -10,6 +10,7 @@ import collections
 import json
 import os
 import resource as system
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +21,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from absl import app, flags
 
 import keras_qcqp
 import tflite_tools
@@ -29,13 +29,6 @@ from keras_qcqp.limits.allowed import allowed_masks
 from keras_qcqp.limits.budget import Budget
 from tests.benchmarks import zoos
 
-_ZOO = flags.DEFINE_enum("zoo", "keras", list(zoos.ZOOS), "Where the model comes from.")
-_MODEL = flags.DEFINE_string("model", None, "Its name.")
-_FRACTION = flags.DEFINE_float("fraction", 0.5, "MACs to keep.")
-_TIME_LIMIT = flags.DEFINE_float("time_limit_s", 10.0, "As for keras_qcqp.solve.")
-_LIST = flags.DEFINE_string("list", None, "JSON file for the names of all models of the zoo.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the row.")
-
 Row = dict[str, Any]
 Arrays = list[np.ndarray]
 TOLERANCE = 1e-4
@@ -43,15 +36,22 @@ TOLERANCE = 1e-4
 
 
 def row_of(zoo: str, name: str, fraction: float = 0.5, time_limit_s: float = 10.0) -> Row:
-    """Everything that is measured of one model; what fails says so in `failures`, the rest goes on."""
-    row: Row = {"zoo": zoo, "model": name, "failures": {}}
-    _try(row, "build", lambda: _measure(row, zoo, name, fraction, time_limit_s))
+    """Everything that is measured of one model; the rest goes on where a part fails.
+
+    `failures` are ours, stage by stage; `theirs` is what the unpruned model cannot do either.
+    """
+    row: Row = {"zoo": zoo, "model": name, "failures": {}, "theirs": {}}
+    try:
+        row["side"], model = zoos.ZOOS[zoo].smallest(zoos.ZOOS[zoo].find()[name])
+    except ValueError as error:
+        row["theirs"]["build"] = _one_line(error)
+    else:
+        _measure(row, model, fraction, time_limit_s)
     row["mib"] = system.getrusage(system.RUSAGE_SELF).ru_maxrss // 1024
     return row
 
 
-def _measure(row: Row, zoo: str, name: str, fraction: float, time_limit_s: float) -> None:
-    row["side"], model = zoos.ZOOS[zoo].smallest(zoos.ZOOS[zoo].find()[name])
+def _measure(row: Row, model: keras.Model, fraction: float, time_limit_s: float) -> None:
     shake(model)
     began = time.perf_counter()
     coupled = _try(row, "couple", lambda: coupling.couple(graph.read(model)))
@@ -72,17 +72,30 @@ def _measure(row: Row, zoo: str, name: str, fraction: float, time_limit_s: float
         row["failures"]["usage"] = f"{row['usage']:,} promised, the rebuilt model has {counted:,}"
     arrays = inputs(model)
     _try(row, "law", lambda: _law(row, model, smaller, chosen, arrays))
-    _try(row, "round trip", lambda: _round_trip(row, smaller, arrays))
-    _try(row, "tflite", lambda: row.update(tflite_bytes=len(tflite_tools.convert(smaller, "float32"))))
+    row["round_trip"] = _try_both(row, "round trip", smaller, model, lambda m: _round_trip(m, arrays))
+    convert = lambda m: len(tflite_tools.convert(m, "float32"))  # noqa: E731
+    row["tflite_bytes"] = _try_both(row, "tflite", smaller, model, convert)
 
 
-def _try(row: Row, stage: str, work: Callable[[], Any]) -> Any:
+def _try(row: Row, stage: str, work: Callable[[], Any], blame: str = "failures") -> Any:
     """What the work returns; None, and a line in the row, if it fails."""
     try:
         return work()
     except Exception as error:
-        row["failures"][stage] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        row[blame][stage] = _one_line(error)
         return None
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+
+
+def _try_both(row: Row, stage: str, smaller: keras.Model, model: keras.Model, work: Callable[..., Any]) -> Any:
+    """What the work on the smaller model returns; if it fails, and on the unpruned one too, we are not to blame."""
+    done = _try(row, stage, lambda: work(smaller))
+    if done is None and _try(row, stage, lambda: work(model), "theirs") is None:
+        del row["failures"][stage]
+    return done
 
 
 def described(coupled: coupling.Coupling) -> Row:
@@ -166,15 +179,15 @@ def _difference(got: Arrays, wanted: Arrays) -> float:
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
 
-def _round_trip(row: Row, smaller: keras.Model, arrays: Arrays) -> None:
+def _round_trip(model: keras.Model, arrays: Arrays) -> bool:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "smaller.keras"
-        smaller.save(path)
+        path = Path(folder) / "model.keras"
+        model.save(path)
         loaded = keras.models.load_model(path, compile=False)
-    pairs = zip(outputs(loaded, arrays), outputs(smaller, arrays), strict=True)
-    row["round_trip"] = all(np.array_equal(a, b) for a, b in pairs)
-    if not row["round_trip"]:
-        row["failures"]["round trip"] = "the loaded model predicts something else"
+    pairs = zip(outputs(loaded, arrays), outputs(model, arrays), strict=True)
+    if not all(np.array_equal(a, b) for a, b in pairs):
+        raise ValueError("the loaded model predicts something else")
+    return True
 
 
 def shake(model: keras.Model, seed: int = 0) -> None:
@@ -212,15 +225,10 @@ def outputs(model: keras.Model, arrays: Arrays) -> Arrays:
     return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(model(structure, training=False))]
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    if _LIST.value:
-        Path(_LIST.value).write_text(json.dumps(zoos.ZOOS[_ZOO.value].names()))
-    if _MODEL.value:
-        row = row_of(_ZOO.value, _MODEL.value, _FRACTION.value, _TIME_LIMIT.value)
-        text = json.dumps(row, indent=1)
-        Path(_OUTPUT.value).write_text(text) if _OUTPUT.value else print(text)
+def main(zoo: str, output: str, model: str = "", fraction: str = "0.5", time_limit_s: str = "10") -> None:
+    found = row_of(zoo, model, float(fraction), float(time_limit_s)) if model else zoos.ZOOS[zoo].names()
+    Path(output).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main(*sys.argv[1:])
