@@ -53,8 +53,8 @@ def label_channels(graph: Graph, specs: Mapping[str, Spec], frozen: np.ndarray, 
     label = np.where(dead, 2, frozen.astype(np.int64))
     next_label = 3
     for node in graph.nodes:
-        for channels in specs[node.name].outputs:
-            present, count = np.unique(channels.ids, return_counts=True)
+        for ids in specs[node.name].held:
+            present, count = np.unique(ids, return_counts=True)
             if len(present) == 0:
                 continue
             _, fresh = np.unique(np.stack([label[present], count]), axis=1, return_inverse=True)
@@ -68,11 +68,15 @@ def group_masks(
 ) -> tuple[tuple[CoupledMask, ...], np.ndarray, np.ndarray]:
     birth = np.full(len(label), -1)
     times = np.ones(len(label), np.int64)
-    for number, node in enumerate(graph.nodes):
-        for channels in specs[node.name].outputs:
-            present, count = np.unique(channels.ids, return_counts=True)
+    cradles: list[str] = []
+    for node in graph.nodes:
+        spec = specs[node.name]
+        labels = [node.name] * len(spec.outputs) + [f"{node.name}/{h.name}" for h in spec.hidden]
+        for cradle, ids in zip(labels, spec.held, strict=True):
+            present, count = np.unique(ids, return_counts=True)
             new = birth[present] < 0
-            birth[present[new]], times[present[new]] = number, count[new]
+            birth[present[new]], times[present[new]] = len(cradles), count[new]
+            cradles.append(cradle)
     _, first, mask_of = np.unique(label, return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))  # masks in the order in which the network makes them
     mask_of = order[mask_of]
@@ -82,7 +86,7 @@ def group_masks(
     for mask in range(len(first)):
         members = np.flatnonzero(mask_of == mask)
         position[members] = np.arange(len(members))
-        name, multiplicity = graph.nodes[birth[members[0]]].name, int(times[members[0]])
+        name, multiplicity = cradles[birth[members[0]]], int(times[members[0]])
         number = names[name] = names.get(name, 0) + 1
         unique = name if number == 1 else f"{name}/{number}"
         kinds = bool(frozen[members[0]]), bool(dead[members[0]])

@@ -5,40 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_qcqp.coupling import RESIDUALS, Coupling
+from keras_qcqp.coupling import GROUP_CONVS, RESIDUALS, Coupling
 from keras_qcqp.errors import FileError, PlanError, did_you_mean
 from keras_qcqp.files import write_text
 from keras_qcqp.graph import Node
+from keras_qcqp.layer_plan import Index as Index
+from keras_qcqp.layer_plan import LayerPlan as LayerPlan
 from keras_qcqp.problem import Keep
 from keras_qcqp.residual.layout import arranged, best_order
 
 _FORMAT, _VERSION = "keras_qcqp.plan", 1
-Index = tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerPlan:
-    """What one layer keeps.
-
-    Attributes:
-        kind: class name of the layer.
-        in_size, out_size: channels of each input and output tensor before.
-        in_index, out_index: for each tensor the channels that stay, in their new order; positions in the tensor as it
-            was, so behind a Flatten they count height x width x channels. All tensors that hold the same coupled
-            channels must hold them in the same order.
-    """
-
-    kind: str
-    in_size: tuple[int, ...]
-    out_size: tuple[int, ...]
-    in_index: tuple[Index, ...]
-    out_index: tuple[Index, ...]
+_MODES: Mapping[str, tuple[str, ...]] = {"residual": RESIDUALS, "group_conv": GROUP_CONVS}
+"""Ways of coupling that a plan depends on; the first of each is the default and left out of the file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +32,13 @@ class Plan:
     Attributes:
         residual: how additions were coupled, see `keras_qcqp.couple`. With "union" those whose sum has channels of its
             own are listed too: the channels of each operand, and those of the sum.
+        group_conv: what grouped convolutions lose, see `keras_qcqp.couple`.
     """
 
     model: str
     layers: Mapping[str, LayerPlan]
     residual: str = "tied"
+    group_conv: str = "channels"
 
     def __getitem__(self, layer: str) -> LayerPlan:
         return self.layers[layer]
@@ -60,8 +46,8 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"Plan for '{self.model}'"]
         for path, p in self.layers.items():
-            widths = ", ".join(f"{size} -> {len(i)}" for size, i in zip(p.out_size, p.out_index, strict=True))
-            lines.append(f"  {path}: {widths}")
+            pairs = (*zip(p.out_size, p.out_index, strict=True), *zip(p.hidden_size, p.hidden_index, strict=True))
+            lines.append(f"  {path}: {', '.join(f'{size} -> {len(i)}' for size, i in pairs)}")
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -73,11 +59,12 @@ class Plan:
                 "out_size": p.out_size,
                 "in_index": [_pack(i, n) for i, n in zip(p.in_index, p.in_size, strict=True)],
                 "out_index": [_pack(i, n) for i, n in zip(p.out_index, p.out_size, strict=True)],
+                **_packed_hidden(p),
             }
             for path, p in self.layers.items()
         }
-        residual = {} if self.residual == "tied" else {"residual": self.residual}
-        head = {"format": _FORMAT, "version": _VERSION, "model": self.model, **residual}
+        modes = {key: getattr(self, key) for key, known in _MODES.items() if getattr(self, key) != known[0]}
+        head = {"format": _FORMAT, "version": _VERSION, "model": self.model, **modes}
         return json.dumps({**head, "layers": layers})
 
     @classmethod
@@ -98,10 +85,11 @@ class Plan:
         layers = data.get("layers")
         if not isinstance(layers, dict) or not isinstance(data.get("model"), str):
             raise PlanError("The plan needs 'model' (a string) and 'layers' (an object).")
-        residual = data.get("residual", "tied")
-        if residual not in RESIDUALS:
-            raise PlanError(f"The plan has residual {residual!r}. {did_you_mean(residual, RESIDUALS)}")
-        return cls(data["model"], {path: _unpack_layer(path, value) for path, value in layers.items()}, residual)
+        modes = {key: data.get(key, known[0]) for key, known in _MODES.items()}
+        for key, known in _MODES.items():
+            if modes[key] not in known:
+                raise PlanError(f"The plan has {key} {modes[key]!r}. {did_you_mean(modes[key], known)}")
+        return cls(data["model"], {path: _unpack_layer(path, value) for path, value in layers.items()}, **modes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the JSON atomically."""
@@ -129,29 +117,48 @@ def plan_from(coupling: Coupling, keep: Keep) -> Plan:
     """
     alive = coupling.alive(keep)
     rows = best_order(coupling, alive)
-    return Plan(
-        coupling.graph.name,
-        {
-            node.layer: LayerPlan(
-                kind=node.kind,
-                in_size=tuple(map(len, ins)),
-                out_size=tuple(map(len, outs)),
-                in_index=tuple(arranged(coupling, ids, alive, rows) for ids in ins),
-                out_index=tuple(arranged(coupling, ids, alive, rows) for ids in outs),
-            )
-            for node, ins, outs in planned(coupling)
-        },
-        coupling.residual,
-    )
+
+    def kept(tensors: Sequence[np.ndarray]) -> tuple[Index, ...]:
+        return tuple(arranged(coupling, ids, alive, rows) for ids in tensors)
+
+    layers = {
+        node.layer: LayerPlan(
+            kind=node.kind,
+            in_size=sizes(ins),
+            out_size=sizes(outs),
+            in_index=kept(ins),
+            out_index=kept(outs),
+            hidden_size=sizes(hidden),
+            hidden_index=kept(hidden),
+        )
+        for node, ins, outs, hidden in planned(coupling)
+    }
+    return Plan(coupling.graph.name, layers, coupling.residual, coupling.group_conv)
 
 
-def planned(coupling: Coupling) -> Iterator[tuple[Node, list[np.ndarray], list[np.ndarray]]]:
-    """Every layer that a plan speaks of, and the channels of its inputs and outputs."""
+def sizes(tensors: Sequence[np.ndarray]) -> tuple[int, ...]:
+    """How many channels each has."""
+    return tuple(map(len, tensors))
+
+
+Planned = tuple[Node, list[np.ndarray], list[np.ndarray], list[np.ndarray]]
+
+
+def planned(coupling: Coupling) -> Iterator[Planned]:
+    """Every layer that a plan speaks of; the channels of its inputs, of its outputs, and its hidden widths."""
     joins = {j.node for j in coupling.joins}
     for node in coupling.first_calls():
         spec = coupling.specs[node.name]
         if spec.edits or node.name in joins:
-            yield node, [x.ids for x in coupling.inputs[node.name]], [x.ids for x in spec.outputs]
+            ins, outs = coupling.inputs[node.name], spec.outputs
+            yield node, [x.ids for x in ins], [x.ids for x in outs], [h.ids for h in spec.hidden]
+
+
+def _packed_hidden(p: LayerPlan) -> dict[str, Any]:
+    if not p.hidden_size:
+        return {}
+    index = [_pack(i, n) for i, n in zip(p.hidden_index, p.hidden_size, strict=True)]
+    return {"hidden_size": p.hidden_size, "hidden_index": index}
 
 
 def _pack(index: Index, size: int) -> Index | None:
@@ -165,7 +172,7 @@ def _unpack_layer(path: str, value: Any) -> LayerPlan:
         return tuple(items)
 
     def indices(key: str, sizes: tuple[int, ...]) -> tuple[Index, ...]:
-        listed = value.get(key)
+        listed = value.get(key, [])
         if not isinstance(listed, list) or len(listed) != len(sizes):
             raise PlanError(f"Plan of layer '{path}': '{key}' needs one list for each of {len(sizes)} tensors.")
         found = tuple(tuple(range(n)) if i is None else integers(i) for i, n in zip(listed, sizes, strict=True))
@@ -179,6 +186,8 @@ def _unpack_layer(path: str, value: Any) -> LayerPlan:
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         raise PlanError(f"Plan of layer '{path}': an object with 'kind', sizes and indices expected.")
     in_size, out_size = integers(value.get("in_size")), integers(value.get("out_size"))
-    if any(not 0 <= size <= 2**24 for size in in_size + out_size):
+    hidden_size = integers(value.get("hidden_size", []))
+    if any(not 0 <= size <= 2**24 for size in in_size + out_size + hidden_size):
         raise PlanError(f"Plan of layer '{path}': sizes must lie in 0..2^24.")
-    return LayerPlan(value["kind"], in_size, out_size, indices("in_index", in_size), indices("out_index", out_size))
+    outside = indices("in_index", in_size), indices("out_index", out_size)
+    return LayerPlan(value["kind"], in_size, out_size, *outside, hidden_size, indices("hidden_index", hidden_size))

@@ -8,21 +8,21 @@ import numpy as np
 
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.errors import PlanError
-from keras_qcqp.plan import Index, Plan, planned
+from keras_qcqp.plan import Index, Plan, planned, sizes
 from keras_qcqp.residual.layout import arranged, free_masks
 
 _Tensor = tuple[str, str, np.ndarray, Index]
-"""Layer, "input" or "output", its channels, and what the plan keeps of them."""
+"""Layer, "input", "output" or "hidden width", its channels, and what the plan keeps of them."""
 
 
 def require_match(plan: Plan, coupling: Coupling) -> None:
     """Raises PlanError, naming the first layer in which the plan and the model differ."""
-    expected = {node.layer: (node.kind, ins, outs) for node, ins, outs in planned(coupling)}
-    for path, (kind, ins, outs) in expected.items():
+    expected = {node.layer: (node.kind, ins, outs, hidden) for node, ins, outs, hidden in planned(coupling)}
+    for path, (kind, ins, outs, hidden) in expected.items():
         found = plan.layers.get(path)
         if found is None:
             raise PlanError(_mismatch(plan, coupling, f"layer '{path}' ({kind}) is not in the plan"))
-        wanted = {"kind": kind, "in_size": tuple(map(len, ins)), "out_size": tuple(map(len, outs))}
+        wanted = {"kind": kind, "in_size": sizes(ins), "out_size": sizes(outs), "hidden_size": sizes(hidden)}
         for field, value in wanted.items():
             if getattr(found, field) != value:
                 what = f"layer '{path}' has {field} {value}, the plan says {getattr(found, field)}"
@@ -37,10 +37,11 @@ def _require_consistent(plan: Plan, coupling: Coupling) -> None:
     """Coupled channels live or die together, in one order, so all layers must say the same of each."""
     tensors = [
         (f"'{node.layer}'", side, ids, index)
-        for node, ins, outs in planned(coupling)
+        for node, ins, outs, hidden in planned(coupling)
         for side, all_ids, all_index in (
             ("input", ins, plan[node.layer].in_index),
             ("output", outs, plan[node.layer].out_index),
+            ("hidden width", hidden, plan[node.layer].hidden_index),
         )
         for ids, index in zip(all_ids, all_index, strict=True)
     ]

@@ -111,6 +111,8 @@ def make_report(
             channels = (len(ids), int(alive[ids].sum()))
             macs, params = (shares[name].get(node.layer) for name in _LAYER_RESOURCES)
             rows.append(LayerRow(node.layer, node.kind, channels, macs, params))
+            for h in spec.hidden:
+                rows.append(LayerRow(f"{node.layer}/{h.name}", "", (len(h.ids), int(alive[h.ids].sum())), None, None))
     units = {r.name: r.unit for r in problem.resources}
     return Report(
         model=coupling.graph.name,

@@ -135,18 +135,30 @@ def polynomial(coupling: Coupling, name: str, unit: str, terms: Iterable[Term]) 
     """The sum of terms over channels as one over the counts of masks."""
     constant, linear, quadratic = 0, dict[int, int](), dict[tuple[int, int], int]()
     for term in terms:
-        counts = [multiplicities(coupling, ids) for ids in term.factors]
+        coefficient, factors = _at_most_two(coupling, term)
+        counts = [multiplicities(coupling, ids) for ids in factors]
         if not counts:
-            constant += term.coefficient
+            constant += coefficient
         elif len(counts) == 1:
             for a, times in counts[0].items():
-                linear[a] = linear.get(a, 0) + term.coefficient * times
+                linear[a] = linear.get(a, 0) + coefficient * times
         else:
             for a, times_a in counts[0].items():
                 for b, times_b in counts[1].items():
                     key = (min(a, b), max(a, b))
-                    quadratic[key] = quadratic.get(key, 0) + term.coefficient * times_a * times_b
+                    quadratic[key] = quadratic.get(key, 0) + coefficient * times_a * times_b
     return Resource(name, unit, constant, linear, quadratic)
+
+
+def _at_most_two(coupling: Coupling, term: Term) -> tuple[int, tuple[np.ndarray, ...]]:
+    """Of more than two factors those that are frozen are numbers (see `products.hold_back`)."""
+    if len(term.factors) <= 2:
+        return term.coefficient, term.factors
+    fixed = [bool(coupling.is_frozen[ids].all()) for ids in term.factors]
+    numbers = (len(ids) for ids, known in zip(term.factors, fixed, strict=True) if known)
+    return term.coefficient * math.prod(numbers), tuple(
+        ids for ids, known in zip(term.factors, fixed, strict=True) if not known
+    )
 
 
 def multiplicities(coupling: Coupling, ids: np.ndarray) -> dict[int, int]:

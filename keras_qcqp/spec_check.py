@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from keras_qcqp.channels import Call, Frozen, Spec
+from keras_qcqp.channels import Call, Frozen, Spec, ids_along
 from keras_qcqp.errors import ModelError
 from keras_qcqp.graph import Node
 
@@ -34,8 +34,7 @@ def checked(node: Node, call: Call, spec: Spec) -> Spec:
         raise Frozen(f"weights {', '.join(unknown)} are not described by the rule for {node.kind}")
     weights = {name: spec.weights[name] for name in node.weights}
     for name, axes in weights.items():
-        sides = {"in": call.inputs, "out": spec.outputs}
-        sizes = [None if a is None else len(a.follow(sides[a.side][a.port].ids)) for a in axes]
+        sizes = [None if a is None else len(ids_along(spec, call.inputs, a)) for a in axes]
         shape = node.weights[name].shape
         if len(sizes) != len(shape) or any(n not in (None, s) for n, s in zip(sizes, shape, strict=True)):
             raise Frozen(f"weight {name} has shape {shape}, the rule for {node.kind} expects {sizes}")

@@ -16,8 +16,8 @@ def transfer(keep: Keep, given: Coupling, wanted: Coupling) -> Keep:
     """
     before, after = given.alive(keep), np.zeros(len(wanted.mask_of), bool)
     for node in wanted.graph.nodes:
-        for x, y in zip(given.specs[node.name].outputs, wanted.specs[node.name].outputs, strict=True):
-            after[y.ids] = before[x.ids]
+        for old, new in zip(given.specs[node.name].held, wanted.specs[node.name].held, strict=True):
+            after[new] = before[old]
     told = [np.zeros(mask.size, bool) for mask in wanted.masks]
     for number, mask in enumerate(wanted.masks):
         members = np.flatnonzero(wanted.mask_of == number)

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_qcqp.channels import Axis
 from keras_qcqp.coupling import Coupling
-from keras_qcqp.importance.score import Score, WeightValues
+from keras_qcqp.importance.score import Score, WeightValues, scored
 
 
 def magnitude(coupling: Coupling, weights: WeightValues) -> list[Score]:
@@ -19,6 +19,7 @@ def magnitude(coupling: Coupling, weights: WeightValues) -> list[Score]:
     scores = []
     for node in coupling.first_calls():
         for name, axes in coupling.specs[node.name].weights.items():
+            axes = scored(coupling, node, axes)
             followed = tuple(axis for axis in axes if axis is not None)
             if not followed or not name.rpartition("/")[2].endswith("kernel"):
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,3 +25,11 @@ class Score:
 
 
 Criterion = Callable[[Coupling, WeightValues], list[Score]]
+
+
+def scored(coupling: Coupling, node: Node, axes: Sequence[Axis | None]) -> tuple[Axis | None, ...]:
+    """The axes of a weight that a score speaks of: of more than two followed ones, those that are not frozen."""
+    if sum(axis is not None for axis in axes) <= 2:
+        return tuple(axes)
+    frozen = coupling.is_frozen
+    return tuple(None if a is None or frozen[coupling.ids(node, a)].all() else a for a in axes)

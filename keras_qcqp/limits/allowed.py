@@ -9,8 +9,10 @@ from fractions import Fraction
 
 import numpy as np
 
+from keras_qcqp.channels import Spec
 from keras_qcqp.coupling import Coupling, FrozenLayer
 from keras_qcqp.errors import BudgetError
+from keras_qcqp.graph import Node
 from keras_qcqp.limits.patterns import matching, most_specific
 from keras_qcqp.limits.widths import RULES, Widths
 from keras_qcqp.partition import CoupledMask
@@ -31,7 +33,7 @@ class _Wish:
 
 @dataclasses.dataclass(frozen=True)
 class _Output:
-    """An output of a layer that makes channels.
+    """An output of a layer that makes channels, or a width inside it.
 
     Attributes:
         fixed: number of its channels that are always kept.
@@ -63,7 +65,7 @@ def freeze(coupling: Coupling, widths: Widths) -> Coupling:
     for node in coupling.graph.nodes:
         if node.layer not in wanted:
             continue
-        masks = coupling.mask_of[np.unique(np.concatenate([x.ids for x in coupling.specs[node.name].outputs]))]
+        masks = coupling.mask_of[np.unique(np.concatenate(coupling.specs[node.name].held))]
         free = {m for m in np.unique(masks).tolist() if _is_free(coupling.masks[m])}
         if free and node.name == node.layer:
             told.append(FrozenLayer(node.name, node.kind, ASKED_FOR, int(np.isin(masks, list(free)).sum())))
@@ -103,22 +105,27 @@ def _outputs(coupling: Coupling) -> Iterator[_Output]:
         spec = coupling.specs[node.name]
         writes = any(a is not None and a.side == "out" for axes in spec.weights.values() for a in axes)
         mixes = node.name == node.layer and (writes or spec.macs)
-        for x in spec.outputs:
-            found = {m: (coupling.masks[m], n) for m, n in multiplicities(coupling, x.ids).items()}
+        for place, ids in zip(_places(node, spec), spec.held, strict=True):
+            found = {m: (coupling.masks[m], n) for m, n in multiplicities(coupling, ids).items()}
             if mixes or found.keys() - seen:
                 fixed = sum(mask.size * n for mask, n in found.values() if mask.frozen)
                 free = {m: (mask, n) for m, (mask, n) in found.items() if _is_free(mask)}
                 times, sizes = {m: n for m, (_, n) in free.items()}, {m: mask.size for m, (mask, _) in free.items()}
-                yield _Output(node.layer, fixed, times, sizes, spare.intersection(free))
+                yield _Output(place, fixed, times, sizes, spare.intersection(free))
             seen |= found.keys()
+
+
+def _places(node: Node, spec: Spec) -> list[str]:
+    """Where rules find the outputs of a call and the widths inside it: `attention`, `attention/heads`."""
+    return [node.layer] * len(spec.outputs) + [f"{node.layer}/{h.name}" for h in spec.hidden]
 
 
 def _spare(coupling: Coupling) -> frozenset[int]:
     """Masks that may go altogether: each tensor that holds one also holds one that may not. The smallest come first."""
     tensors = [
-        {m for m in np.unique(coupling.mask_of[x.ids]).tolist() if not coupling.masks[m].dead}
+        {m for m in np.unique(coupling.mask_of[ids]).tolist() if not coupling.masks[m].dead}
         for node in coupling.graph.nodes
-        for x in coupling.specs[node.name].outputs
+        for ids in coupling.specs[node.name].held
     ]
     spare = set[int]()
     alone = {next(iter(held)) for held in tensors if len(held) == 1}
@@ -131,7 +138,7 @@ def _spare(coupling: Coupling) -> frozenset[int]:
 
 def _require_spoken_of(coupling: Coupling, widths: Widths, free: set[str]) -> None:
     """Every pattern must reach one of the layers that make `free` channels."""
-    layers = list(dict.fromkeys(node.layer for node in coupling.graph.nodes))
+    layers = list(dict.fromkeys(p for n in coupling.graph.nodes for p in _places(n, coupling.specs[n.name])))
     for name in RULES:
         for pattern in widths.rule(name):
             found = [] if pattern == "*" else matching(pattern, layers, name)

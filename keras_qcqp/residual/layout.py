@@ -83,11 +83,11 @@ def free_masks(coupling: Coupling) -> np.ndarray:
     """bool[masks]: whose channels stand in one order in every tensor, so that it can be changed in all of them."""
     free = np.array([not (m.frozen or m.dead) for m in coupling.masks], bool)
     for spec in coupling.specs.values():
-        for x in spec.outputs:
-            masks = coupling.mask_of[x.ids]
+        for ids in spec.held:
+            masks = coupling.mask_of[ids]
             for mask in np.unique(masks).tolist():
                 if free[mask] and coupling.masks[mask].size > 1:
-                    free[mask] = _in_one_order(coupling.position[x.ids[masks == mask]], coupling.masks[mask].size)
+                    free[mask] = _in_one_order(coupling.position[ids[masks == mask]], coupling.masks[mask].size)
     return free
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_qcqp.channels import Adapter
 from keras_qcqp.keras_graph import rename
-from keras_qcqp.plan import LayerPlan
+from keras_qcqp.layer_plan import LayerPlan
 from keras_qcqp.residual.moves import move, source_of
-
-Adapter = Callable[[Any, str], Any]
-"""(symbolic operand, name) -> what to add instead; operations are named after the name."""
 
 
 def aligned(plan: LayerPlan, operand: int, axis: int) -> Adapter:

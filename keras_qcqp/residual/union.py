@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from keras_qcqp.channels import ids_along
 from keras_qcqp.partition import resolve
 from keras_qcqp.problem import Need
 from keras_qcqp.residual.streams import Streams
@@ -130,11 +131,11 @@ def _read_by_others(streams: Streams) -> np.ndarray:
         passed = np.concatenate([x.ids for x in spec.outputs] or [np.zeros(0, int)])
         for x in inputs:
             read[x.ids[~np.isin(x.ids, passed)]] = True
-        for axes in spec.weights.values():
-            if sum(a is not None for a in axes) > 1:  # a kernel that mixes
-                for a in axes:
-                    if a is not None and a.side == "in":
-                        read[a.follow(inputs[a.port].ids)] = True
+        for name, axes in spec.weights.items():
+            for number in spec.reading(name):
+                axis = axes[number]
+                if axis is not None:
+                    read[ids_along(spec, inputs, axis)] = True
     return read
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from keras_qcqp.channels import Rule
+from keras_qcqp.channels import Call, Macs, Rule, Spec, Values
 from keras_qcqp.graph import Node
+from keras_qcqp.layer_plan import LayerPlan
 from keras_qcqp.rules import applications, convolution, elementwise, merging, operations, shaping
 
 RULES: dict[type, Rule] = {
@@ -17,22 +20,45 @@ RULES: dict[type, Rule] = {
 }
 
 
-def register_rule(layer_class: type, rule: Rule) -> None:
+def register_rule(
+    layer_class: type,
+    rule: Rule,
+    *,
+    slicer: Callable[[Values, LayerPlan], Values] | None = None,
+    cost: Callable[[Call], Macs] | None = None,
+) -> None:
     """Teaches the package a layer class of yours, or replaces what it knows of a built-in one.
 
     Args:
         layer_class: the exact class; subclasses need their own registration.
         rule: `rule(call) -> Spec`, see `keras_qcqp.channels`. Rules of built-in layers can be reused:
             `register_rule(MyConv2D, keras_qcqp.rules.find(keras.layers.Conv2D))`.
+        slicer: `slicer(values, plan) -> values`, the weights of the smaller layer (same names) of those of the layer as
+            it is, where taking positions along their axes is not all there is to it. Where to start:
+            `keras_qcqp.slicing.take`.
+        cost: `cost(call) -> ((coefficient, (In(), Out())), ...)`, multiply-accumulates as a sum of products of widths;
+            counts instead of what the rule says.
 
     Raises:
-        TypeError: `layer_class` is no class or `rule` cannot be called.
+        TypeError: `layer_class` is no class, or `rule`, `slicer` or `cost` cannot be called.
     """
     if not isinstance(layer_class, type):
         raise TypeError(f"register_rule expects a layer class, got {layer_class!r}. Pass the class, not an instance.")
     if not callable(rule):
         raise TypeError(f"The rule for {layer_class.__name__} must be a function call -> Spec, got {rule!r}.")
-    RULES[layer_class] = rule
+    for name, function in (("slicer", slicer), ("cost", cost)):
+        if function is not None and not callable(function):
+            raise TypeError(f"The {name} for {layer_class.__name__} must be a function, got {function!r}.")
+    RULES[layer_class] = _completed(rule, slicer, cost) if slicer or cost else rule
+
+
+def _completed(rule: Rule, slicer: Callable[[Values, LayerPlan], Values] | None, cost: Any) -> Rule:
+    def complete(call: Call) -> Spec:
+        spec = rule(call)
+        spec = dataclasses.replace(spec, slicer=slicer) if slicer else spec
+        return dataclasses.replace(spec, macs=tuple(cost(call))) if cost else spec
+
+    return complete
 
 
 def find(layer_class: type) -> Rule | None:

@@ -7,7 +7,7 @@ import math
 import keras
 import numpy as np
 
-from keras_qcqp.channels import Axis, Call, Channels, In, Out, Rule, Spec, normal_axis
+from keras_qcqp.channels import Axis, Call, Channels, Computed, In, Out, Rule, Spec, normal_axis
 from keras_qcqp.graph import Shape
 from keras_qcqp.rules.elementwise import is_elementwise
 
@@ -57,6 +57,8 @@ def conv(call: Call) -> Spec:
         out = activate(call, Channels(np.repeat(x.ids, filters // groups), axis))
         weights = {"kernel": (*bare, None, Out()), "bias": (Out(),)}
         return Spec((out,), weights, {"filters": Out(), "groups": In()}, ((area, (Out(),)),))
+    if groups > 1 and call.group_conv == "groups" and call.inputs[0].axis == axis:
+        return _whole_groups(call, axis, area)
     reads = read_along(call, axis, groups=groups)
     out = activate(call, call.fresh(axis=axis))
     # Every group keeps the same channels: channel j of each group lives or dies with channel j of the first.
@@ -66,6 +68,19 @@ def conv(call: Call) -> Spec:
             call.tie(parts[0], part)
     weights = {"kernel": (*bare, reads, Out()), "bias": (Out(),)}
     return Spec((out,), weights, {"filters": Out()}, (_mixing(area, reads, in_channels, groups),))
+
+
+def _whole_groups(call: Call, axis: int, area: int | None) -> Spec:
+    """A grouped convolution of which whole groups go: what a group reads and makes lives or dies together."""
+    groups, kernel = call.node.config["groups"], call.node.config["kernel_size"]
+    out = activate(call, call.fresh(axis=axis))
+    given, made = call.inputs[0].ids.reshape(groups, -1), out.ids.reshape(groups, -1)
+    for members in (*given.T[1:], *made.T):
+        call.tie(given[:, 0], members)
+    width = given.shape[1]
+    weights = {"kernel": (*(None,) * len(kernel), None, Out()), "bias": (Out(),)}
+    config = {"filters": Out(), "groups": Computed((In(),), lambda kept: kept // width)}
+    return Spec((out,), weights, config, ((_times(area, width), (Out(),)),))
 
 
 def conv_transpose(call: Call) -> Spec:

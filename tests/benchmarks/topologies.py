@@ -6,7 +6,8 @@
     python -m tests.benchmarks.topologies --output=rows.json --models=                      # only the table
 
 Weights are random, images as small as the constructor allows. Each model has a process of its own, and its row is
-written as soon as it is known; rows that are in the file already are not measured again unless `--again`.
+written as soon as it is known; rows that are in the file already are not measured again unless `--again`, or their
+process did not end well.
 
 Columns: layers: those with MACs; prunable: share of the MACs in kernels with an axis that may shrink; lowest: MACs with
 every mask at a single channel; kept: what the solver was asked for, half of the MACs or, where the usual widths (a
@@ -42,7 +43,7 @@ _TIMEOUT = flags.DEFINE_float("timeout_s", 900.0, "Longest time for one model.",
 def measure(known: dict[str, Row]) -> Iterator[dict[str, Row]]:
     """All rows, again after each new one."""
     wanted = [n for n in names(_ZOO.value) if any(fnmatch.fnmatchcase(n, p) for p in _MODELS.value)]
-    todo = [n for n in wanted if _AGAIN.value or n not in known]
+    todo = [n for n in wanted if _AGAIN.value or n not in known or "process" in known[n]["failures"]]
     one = lambda name: row_of(_ZOO.value, name, _FRACTION.value, _TIME_LIMIT.value, _TIMEOUT.value)  # noqa: E731
     with ThreadPoolExecutor(_JOBS.value) as pool:
         for number, row in enumerate(pool.map(one, todo), 1):

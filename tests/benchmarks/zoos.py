@@ -206,5 +206,5 @@ _DOUBLING = (64, 96, 128, 160, 192, 224, 256, 384, 512)
 ZOOS = {
     "keras": Zoo("keras", keras_applications, range(32, 332)),  # too small ones are refused at once
     "keras_hub": Zoo("keras_hub", backbones, _DOUBLING),
-    "kecam": Zoo("keras_cv_attention_models", attention_models, _DOUBLING, lightest),
+    "kecam": Zoo("keras_cv_attention_models", attention_models, (64, 224), lightest),
 }
