@@ -7,6 +7,7 @@ here. `keras_hub` and `kecam` (keras-cv-attention-models) are the optional extra
 from __future__ import annotations
 
 import ast
+import collections
 import dataclasses
 import importlib
 import importlib.util
@@ -104,7 +105,7 @@ def attention_models() -> Builders:
         for name, make in vars(module).items() if module else ():
             if inspect.isfunction(make) and name[0].isupper() and make.__module__ == info.name and _is_complete(make):
                 found[f"{info.name.rpartition('.')[2]} {name}"] = _for_images(make, pretrained=None)
-    return dict(sorted(found.items()))
+    return found
 
 
 def _is_complete(make: Callable[..., Any]) -> bool:
@@ -114,20 +115,44 @@ def _is_complete(make: Callable[..., Any]) -> bool:
     return {"pretrained", "input_shape"} <= set(parameters) and not needed
 
 
-def lightest(zoo: Zoo, builders: Builders) -> list[str]:
-    """Of every module the constructor whose model has the fewest parameters; no variable is made to find out."""
-    least: dict[str, tuple[float, str]] = {}
+def light(zoo: Zoo, builders: Builders) -> list[str]:
+    """Those with inputs of known sizes and few parameters; no variable is made to find out. Says why of the others."""
+    return [name for name, build in builders.items() if _is_light(zoo, name, build)]
+
+
+def first_light(zoo: Zoo, builders: Builders) -> list[str]:
+    """Of every module the first such constructor, as they stand in the source: small ones tend to come first."""
+    found: dict[str, str] = {}
+    tried = collections.Counter[str]()
     for name, build in builders.items():
-        try:
-            with StatelessScope(initialize_variables=False):
-                size = float(zoo.smallest(build)[1].count_params())
-        except ValueError as error:
-            size = float("inf")
-            print(f"{name}: {error}", file=sys.stderr)
-        keras.backend.clear_session()
         module = name.partition(" ")[0]
-        least[module] = min((size, name), least.get(module, (float("inf"), name)))
-    return [name for _, name in least.values()]
+        if module not in found and tried[module] < _PATIENCE:
+            tried[module] += 1
+            if _is_light(zoo, name, build):
+                found[module] = name
+    return sorted(found.values())
+
+
+_MOST_PARAMETERS = 50_000_000
+_PATIENCE = 4
+"""Constructors of one module that are tried: where these fail, the others do as well."""
+
+
+def _is_light(zoo: Zoo, name: str, build: Builder) -> bool:
+    keras.backend.clear_session()
+    try:
+        with StatelessScope(initialize_variables=False):
+            model = zoo.smallest(build)[1]
+    except ValueError as error:
+        reason = str(error)
+    else:
+        unknown = [x.shape for x in model.inputs if None in x.shape[1:]]
+        reason = f"inputs of unknown size {unknown}" if unknown else ""
+        if model.count_params() > _MOST_PARAMETERS:
+            reason = f"{model.count_params():,} parameters"
+    if reason:
+        print(f"left out: {name}: {' '.join(reason.split())}", file=sys.stderr, flush=True)
+    return not reason
 
 
 def backbones() -> Builders:
@@ -202,9 +227,8 @@ def _translated(module: types.ModuleType) -> Iterator[tuple[str, dict[str, Any]]
             yield word, options
 
 
-_DOUBLING = (64, 96, 128, 160, 192, 224, 256, 384, 512)
 ZOOS = {
     "keras": Zoo("keras", keras_applications, range(32, 332)),  # too small ones are refused at once
-    "keras_hub": Zoo("keras_hub", backbones, _DOUBLING),
-    "kecam": Zoo("keras_cv_attention_models", attention_models, (64, 224), lightest),
+    "keras_hub": Zoo("keras_hub", backbones, (64, 224), light),
+    "kecam": Zoo("keras_cv_attention_models", attention_models, (64, 224), first_light),
 }
