@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from keras_qcqp.channels import Spec as Spec
     from keras_qcqp.coupling import Coupling as Coupling
     from keras_qcqp.coupling import couple as couple
+    from keras_qcqp.drawing import Drawing as Drawing
+    from keras_qcqp.drawing import plot as plot
     from keras_qcqp.errors import BudgetError as BudgetError
     from keras_qcqp.errors import FileError as FileError
     from keras_qcqp.errors import FrozenLayerError as FrozenLayerError
@@ -60,6 +62,7 @@ _HOMES = {
     "channels": ["Axis", "Call", "Channels", "Frozen", "In", "Out", "Spec"],
     "limits.costs": ["CostModel", "LayerCost"],
     "coupling": ["Coupling", "couple"],
+    "drawing": ["Drawing", "plot"],
     "errors": """BudgetError FileError FrozenLayerError InfeasibleError ModelError PlanError ProblemError
         QcqpError""".split(),
     "graph": ["Graph", "read"],

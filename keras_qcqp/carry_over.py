@@ -16,6 +16,8 @@ def copy_trainable(model: keras.Model, clone: keras.Model) -> None:
     clone.trainable, clone.dtype_policy = model.trainable, model.dtype_policy
     copies = {layer.name: layer for layer in clone.layers}  # their order may differ where operands were aligned
     for old in model.layers:
+        if old.name not in copies:  # its branch went altogether
+            continue
         if keras_graph.as_functional(old) is not None:
             copy_trainable(old, copies[old.name])
         else:

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_qcqp import keras_graph
+from keras_qcqp.branches.fates import MERGES
 from keras_qcqp.carry_over import custom_objects
 from keras_qcqp.channels import Adapter
 from keras_qcqp.errors import ModelError
@@ -26,12 +28,17 @@ class Changes:
         arguments: new call arguments.
         before: what to do to an input (its number) on the way in.
         after: what to do to the first output.
+        absent: calls (a path, with `#k` for the k-th further call) that are left out; concatenations, additions and
+            products go on with the operands that are left.
+        constants: what an absent operand (its number) is worth to an addition or product.
     """
 
     config: Edits = dataclasses.field(default_factory=dict)
     arguments: Edits = dataclasses.field(default_factory=dict)
     before: Mapping[str, Mapping[int, Adapter]] = dataclasses.field(default_factory=dict)
     after: Mapping[str, Adapter] = dataclasses.field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
+    constants: Mapping[str, Mapping[int, np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
 def copied(model: keras.Model, changes: Changes) -> keras.Model:
@@ -45,6 +52,7 @@ class _Copier:
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
         self._copies: dict[int, Any] = {}  # an object used twice is copied once
+        self._num_calls: dict[str, int] = {}
 
     def model(self, model: keras.Model, prefix: str, entries: list[Any] | None) -> keras.Model:
         """Copies a model; `entries` are the tensors that will enter it, None at the top level."""
@@ -81,10 +89,17 @@ class _Copier:
         return layers
 
     def _replay(self, node: Any, prefix: str, tensors: dict[int, Any], names: set[str]) -> None:
+        path = f"{prefix}{node.operation.name}"
+        number = self._num_calls[path] = self._num_calls.get(path, 0) + 1
+        call = path if number == 1 else f"{path}#{number}"
+        if call in self._changes.absent:
+            return
+        if any(id(x) not in tensors for x in node.arguments.keras_tensors):
+            tensors[id(node.outputs[0])] = self._with_what_is_left(node, call, prefix, tensors, names)
+            return
         inner = keras_graph.as_functional(node.operation)
         entries = node.input_tensors if inner is None else keras_graph.entering(node, inner)
         operation = self._operation(node.operation, prefix, [tensors[id(x)] for x in entries])
-        path = f"{prefix}{node.operation.name}"
         given = {id(x): tensors[id(x)] for x in node.arguments.keras_tensors}
         for k, adapt in self._changes.before.get(path, {}).items():
             x = node.arguments.keras_tensors[k]
@@ -105,6 +120,19 @@ class _Copier:
         if path in self._changes.after:
             outputs[0] = self._changes.after[path](outputs[0], _unused(f"{node.operation.name}_correct", names))
         tensors.update((id(old), new) for old, new in zip(node.outputs, outputs, strict=True))
+
+    def _with_what_is_left(self, node: Any, path: str, prefix: str, tensors: dict[int, Any], names: set[str]) -> Any:
+        """A concatenation, addition or product some of whose operands are absent."""
+        name, before, left = node.operation.name, self._changes.before.get(path, {}), []
+        for k, x in enumerate(node.arguments.keras_tensors):
+            if id(x) in tensors:
+                y = tensors[id(x)]
+                left.append(before[k](y, _unused(f"{name}_align_{k}", names)) if k in before else y)
+        y = left[0] if len(left) == 1 else self._operation(node.operation, prefix, left)(left)
+        for k, value in self._changes.constants.get(path, {}).items():
+            fold = getattr(keras.ops, MERGES[type(node.operation).__name__])
+            y = keras_graph.rename(fold(y, value.astype(y.dtype)), _unused(f"{name}_constant_{k}", names))
+        return y
 
     def _operation(self, operation: Any, prefix: str, entries: list[Any]) -> Any:
         if id(operation) not in self._copies:

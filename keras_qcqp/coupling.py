@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from keras_qcqp import coupling_text
 from keras_qcqp.channels import Axis, Channels, Hidden, Spec, ids_along
 from keras_qcqp.errors import FrozenLayerError, ModelError, did_you_mean
 from keras_qcqp.graph import Graph, Node
 from keras_qcqp.limits.together import Together, ties
-from keras_qcqp.partition import CoupledMask, group_masks, label_channels
+from keras_qcqp.partition import CoupledMask, FrozenLayer, group_masks, label_channels
 from keras_qcqp.problem import Need
 from keras_qcqp.products import hold_back
 from keras_qcqp.propagation import Walk, all_ids
 from keras_qcqp.residual import union
 from keras_qcqp.residual.streams import Streams
 from keras_qcqp.residual.union import Join, Sum
-from keras_qcqp.told import FrozenLayer as FrozenLayer
 
 RESIDUALS = ("tied", "union")
 """What an addition does: ties its operands, or gives the sum a set of channels of its own."""
@@ -75,10 +75,7 @@ class Coupling:
         return tuple(n for n in self.graph.nodes if n.name == n.layer)
 
     def __str__(self) -> str:
-        lines = [f"{self.graph.name}: {len(self.masks)} coupled masks, {len(self.mask_of)} channels"]
-        lines += [f"  {m.name}: {m.size}{' frozen' if m.frozen else ' dead' if m.dead else ''}" for m in self.masks]
-        lines += [f"  frozen at {f.node} ({f.kind}): {f.reason}" for f in self.frozen]
-        return "\n".join(lines)
+        return coupling_text.render(self)
 
 
 def couple(

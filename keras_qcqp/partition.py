@@ -30,6 +30,20 @@ class CoupledMask:
     dead: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class FrozenLayer:
+    """A call that keeps channels which would otherwise be free, how many, and why.
+
+    `tied` marks layers that were followed, but whose channels are added to an input or output of the network.
+    """
+
+    node: str
+    kind: str
+    reason: str
+    num_channels: int
+    tied: bool = False
+
+
 def resolve(num_ids: int, ties: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Union-find; returns the number of each id's class, classes numbered by first appearance."""
     parent = list(range(num_ids))

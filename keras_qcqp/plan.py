@@ -177,10 +177,8 @@ def _unpack_layer(path: str, value: Any) -> LayerPlan:
             raise PlanError(f"Plan of layer '{path}': '{key}' needs one list for each of {len(sizes)} tensors.")
         found = tuple(tuple(range(n)) if i is None else integers(i) for i, n in zip(listed, sizes, strict=True))
         for index, size in zip(found, sizes, strict=True):
-            if len(set(index)) != len(index) or (size and not index) or not all(0 <= i < size for i in index):
-                raise PlanError(
-                    f"Plan of layer '{path}': '{key}' must list different channels of 0..{size - 1}, at least one."
-                )
+            if len(set(index)) != len(index) or not all(0 <= i < size for i in index):
+                raise PlanError(f"Plan of layer '{path}': '{key}' must list different channels of 0..{size - 1}.")
         return found
 
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_qcqp.branches.removable import removable_masks, spare_masks
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.errors import PlanError
 from keras_qcqp.plan import Index, Plan, planned, sizes
@@ -15,8 +16,8 @@ _Tensor = tuple[str, str, np.ndarray, Index]
 """Layer, "input", "output" or "hidden width", its channels, and what the plan keeps of them."""
 
 
-def require_match(plan: Plan, coupling: Coupling) -> None:
-    """Raises PlanError, naming the first layer in which the plan and the model differ."""
+def require_match(plan: Plan, coupling: Coupling) -> np.ndarray:
+    """bool[channels], which of them the plan keeps; PlanError names the first layer in which plan and model differ."""
     expected = {node.layer: (node.kind, ins, outs, hidden) for node, ins, outs, hidden in planned(coupling)}
     for path, (kind, ins, outs, hidden) in expected.items():
         found = plan.layers.get(path)
@@ -30,12 +31,32 @@ def require_match(plan: Plan, coupling: Coupling) -> None:
     for path in plan.layers:
         if path not in expected:
             raise PlanError(_mismatch(plan, coupling, f"the plan has layer '{path}', the model does not"))
-    _require_consistent(plan, coupling)
+    return _require_consistent(plan, coupling)
 
 
-def _require_consistent(plan: Plan, coupling: Coupling) -> None:
+def empties(plan: Plan) -> bool:
+    """Whether some tensor or hidden width keeps nothing at all."""
+    return any(
+        size and not index
+        for p in plan.layers.values()
+        for sides in ((p.in_size, p.in_index), (p.out_size, p.out_index), (p.hidden_size, p.hidden_index))
+        for size, index in zip(*sides, strict=True)
+    )
+
+
+def _require_consistent(plan: Plan, coupling: Coupling) -> np.ndarray:
     """Coupled channels live or die together, in one order, so all layers must say the same of each."""
-    tensors = [
+    tensors = _tensors(plan, coupling)
+    alive = _require_one_choice(tensors, coupling)
+    _require_one_order(tensors, coupling, alive)
+    _require_needs(coupling, alive)
+    if empties(plan):
+        _require_removable(coupling, alive)
+    return alive
+
+
+def _tensors(plan: Plan, coupling: Coupling) -> list[_Tensor]:
+    return [
         (f"'{node.layer}'", side, ids, index)
         for node, ins, outs, hidden in planned(coupling)
         for side, all_ids, all_index in (
@@ -45,9 +66,17 @@ def _require_consistent(plan: Plan, coupling: Coupling) -> None:
         )
         for ids, index in zip(all_ids, all_index, strict=True)
     ]
-    alive = _require_one_choice(tensors, coupling)
-    _require_one_order(tensors, coupling, alive)
-    _require_needs(coupling, alive)
+
+
+def _require_removable(coupling: Coupling, alive: np.ndarray) -> None:
+    """Only branches that can be taken out may lose all their channels."""
+    may = removable_masks(coupling) | spare_masks(coupling)
+    for number, mask in enumerate(coupling.masks):
+        if number not in may and not mask.dead and not alive[coupling.mask_of == number].any():
+            raise PlanError(
+                f"The plan keeps no channel of '{mask.name}', at least one must stay: nothing could be built in its "
+                "place."
+            )
 
 
 def _require_one_choice(tensors: Sequence[_Tensor], coupling: Coupling) -> np.ndarray:

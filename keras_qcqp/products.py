@@ -9,7 +9,7 @@ import numpy as np
 from keras_qcqp.channels import Axis, Channels, Spec, ids_along
 from keras_qcqp.errors import ModelError
 from keras_qcqp.graph import Graph, Node
-from keras_qcqp.told import FrozenLayer
+from keras_qcqp.partition import FrozenLayer
 
 
 def hold_back(

@@ -3,7 +3,8 @@
 Examples:
   python -m keras_qcqp.prune_main --model=in.keras --budget=macs=0.5 --output=out.keras
   python -m keras_qcqp.prune_main --model=in.keras --budget=macs=0.5,params=100000 --output=out.keras \\
-      --width_multiple=8 --min_keep=0.25 --plan_output=plan.json --report_output=report.txt
+      --width_multiple=8 --min_keep=0.25 --plan_output=plan.json --report_output=report.txt \\
+      --plot_output=graph.svg
   python -m keras_qcqp.prune_main --model=in.keras --budget='macs=0.5,stage3/*:params=0.4' --output=out.keras
   python -m keras_qcqp.prune_main --model=in.keras --budget=tflite_bytes=100000,peak_bytes=0.5 --recipe=int8 \\
       --residual=auto --output=out.keras
@@ -14,7 +15,7 @@ Examples:
 A budget in (0, 1] is a fraction of the original, above 1 it is absolute. Known: macs, flops, params, weight_bytes,
 activation_bytes, peak_bytes, tflite_bytes; the first five also for some layers, pattern:name=value. A width rule is a
 number, or pattern=number,... of which the most specific pattern counts and '*' means all other layers.
---report_output ends in .txt or .json.
+--report_output ends in .txt or .json, --plot_output in .svg.
 """
 
 from __future__ import annotations
@@ -43,11 +44,20 @@ _PLAN_OUTPUT = flags.DEFINE_string("plan_output", None, "Where to write the plan
 _REPORT_OUTPUT = flags.DEFINE_string(
     "report_output", None, "Where to write the report (.txt or .json).", flag_values=_FLAGS
 )
+_PLOT_OUTPUT = flags.DEFINE_string(
+    "plot_output", None, "Where to draw the network, before and after (.svg).", flag_values=_FLAGS
+)
 _IMPORTANCE = flags.DEFINE_string("importance", "magnitude", "Importance criterion.", flag_values=_FLAGS)
 _RESIDUAL = flags.DEFINE_string(
     "residual",
     "tied",
     "Channels of additions: tied (operands and sum keep the same), union (each its own), auto (the better of both).",
+    flag_values=_FLAGS,
+)
+_GROUP_CONV = flags.DEFINE_string(
+    "group_conv",
+    "channels",
+    "What grouped convolutions lose: channels (the same ones of every group) or groups (whole ones).",
     flag_values=_FLAGS,
 )
 _RECIPE = flags.DEFINE_string(
@@ -143,9 +153,12 @@ def _run() -> None:
         raise FileError(f"--output must end in .keras, got '{_OUTPUT.value}'.")
     if _REPORT_OUTPUT.value and not _REPORT_OUTPUT.value.endswith((".txt", ".json")):
         raise FileError(f"--report_output must end in .txt or .json, got '{_REPORT_OUTPUT.value}'.")
-    targets = [path for path in (_OUTPUT.value, _PLAN_OUTPUT.value, _REPORT_OUTPUT.value) if path]
+    if _PLOT_OUTPUT.value and not _PLOT_OUTPUT.value.endswith(".svg"):
+        raise FileError(f"--plot_output must end in .svg, got '{_PLOT_OUTPUT.value}'.")
+    given = (_OUTPUT.value, _PLAN_OUTPUT.value, _REPORT_OUTPUT.value, _PLOT_OUTPUT.value)
+    targets = [path for path in given if path]
     if len({os.path.realpath(path) for path in targets}) < len(targets):
-        raise FileError("--output, --plan_output and --report_output must be different files.")
+        raise FileError("--output, --plan_output, --report_output and --plot_output must be different files.")
     if _BUDGET.value is not None:
         Budget.of(_BUDGET.value)  # a typing error should not wait for the model
         _widths()
@@ -155,13 +168,21 @@ def _run() -> None:
     say(f"loading {_MODEL.value}")
     model = load_model(_MODEL.value)
     if _PLAN.value is not None:
-        from keras_qcqp.plan import Plan
-        from keras_qcqp.rebuilder import rebuild
-
-        save_model(rebuild(model, Plan.load(_PLAN.value)), _OUTPUT.value)
+        _apply(model, _PLAN.value)
     else:
         _prune(model, say)
     say(f"wrote {_OUTPUT.value}")
+
+
+def _apply(model: Any, path: str) -> None:
+    from keras_qcqp.plan import Plan
+    from keras_qcqp.rebuilder import rebuild
+
+    plan = Plan.load(path)
+    smaller = rebuild(model, plan)
+    with contextlib.ExitStack() as outputs:
+        _draw(outputs, model, plan)
+        save_model(smaller, _OUTPUT.value)
 
 
 def _prune(model: Any, say: Callable[[str], None]) -> None:
@@ -173,6 +194,7 @@ def _prune(model: Any, say: Callable[[str], None]) -> None:
         importance=_IMPORTANCE.value,
         widths=_widths(),
         residual=_RESIDUAL.value,
+        group_conv=_GROUP_CONV.value,
         recipe=_RECIPE.value,
         strict=_STRICT.value,
         seed=_SEED.value,
@@ -187,6 +209,7 @@ def _prune(model: Any, say: Callable[[str], None]) -> None:
         if _REPORT_OUTPUT.value:
             as_json = _REPORT_OUTPUT.value.endswith(".json")
             _write(outputs, _REPORT_OUTPUT.value, result.report.to_json() if as_json else f"{result.report}\n")
+        _draw(outputs, model, result.plan)
     if not _QUIET.value:
         print(result.report)
 
@@ -195,6 +218,13 @@ def _widths() -> Widths:
     numbers = {flag.name: flag.value for flag in (_MIN_KEEP, _MAX_KEEP, _WIDTH_MULTIPLE) if flag.value is not None}
     rules = {name: parse_rule(name, text) for name, text in numbers.items()}
     return Widths.of({**rules, "frozen": _FROZEN.value, "together": [parse_set(text) for text in _TOGETHER.value]})
+
+
+def _draw(outputs: contextlib.ExitStack, model: Any, plan: Any) -> None:
+    from keras_qcqp.drawing import plot
+
+    if _PLOT_OUTPUT.value:
+        _write(outputs, _PLOT_OUTPUT.value, plot(model, plan).svg)
 
 
 def _write(outputs: contextlib.ExitStack, path: str, text: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_qcqp.branches.removable import emptied, removable_masks
 from keras_qcqp.build import build_problem
 from keras_qcqp.coupling import RESIDUALS, Coupling, couple
 from keras_qcqp.errors import InfeasibleError, ModelError, QcqpError, did_you_mean
@@ -26,6 +27,7 @@ from keras_qcqp.problem import Problem, Solution
 from keras_qcqp.rebuilder import rebuild
 from keras_qcqp.report import Report, make_report
 from keras_qcqp.solvers import solve
+from keras_qcqp.solvers.search import gap_of
 from keras_qcqp.transfer import transfer
 
 Tell = Callable[[str], None]
@@ -58,6 +60,7 @@ def prune(
     importance: str = "magnitude",
     widths: Widths | Mapping[str, Any] | None = None,
     residual: str = "tied",
+    group_conv: str = "channels",
     recipe: str = "float32",
     costs: Sequence[CostModel] = (),
     strict: bool = False,
@@ -78,6 +81,8 @@ def prune(
             importance leaves in some early layers, no training recovers.
         residual: "tied", "union" (see `keras_qcqp.couple`) or "auto": solves both, each in half of the time, and keeps
             the one with the higher objective (tied if they are equal).
+        group_conv: "channels" (every group of a grouped convolution keeps the same of its channels) or "groups" (a
+            group stays whole or goes).
         recipe: number format in which the model will be deployed, for the budgets `peak_bytes` and `tflite_bytes`:
             "float32" or "int8".
         costs: resources of your own, to be limited by their names like the built-in ones.
@@ -91,14 +96,17 @@ def prune(
         BudgetError: the budget makes no sense (InfeasibleError: no selection meets it; says what is reachable).
     """
     meter = Meter(recipe, tuple(costs))
-    job = _Job(Budget.of(budget, meter.names), Widths.of(widths or {}), meter, criterion(importance), strict)
+    asked = Budget.of(budget, meter.names)
+    job = _Job(asked, Widths.of(widths or {}), meter, criterion(importance), strict, group_conv)
     search = _Search(time_limit_s, seed, num_workers, progress or (lambda line: None))
     if residual not in (*RESIDUALS, "auto"):
         raise ModelError(f"residual={residual!r} is unknown. {did_you_mean(str(residual), (*RESIDUALS, 'auto'))}")
     graph, weights = read(model), weight_values(model)
     _require_finite(weights)
     found = _best(job, graph, weights, search) if residual == "auto" else job.solve(graph, weights, residual, search)
-    base = couple(graph, residual=found.coupling.residual) if job.widths.together else found.coupling
+    base = found.coupling
+    if job.widths.together:
+        base = couple(graph, residual=base.residual, group_conv=base.group_conv)
     plan = plan_from(base, transfer(found.solution.keep, found.coupling, base))
     search.tell("rebuilding")
     smaller = rebuild(model, plan)
@@ -118,6 +126,9 @@ class _Search:
     num_workers: int
     tell: Tell
 
+    def solve(self, problem: Problem) -> Solution:
+        return solve(problem, self.time_limit_s, self.seed, self.num_workers, self.tell)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
@@ -128,6 +139,7 @@ class _Found:
     original: Mapping[str, int]
     solution: Solution
     note: str = ""
+    gone: frozenset[int] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +151,10 @@ class _Job:
     meter: Meter
     weigh: Criterion
     strict: bool
+    group_conv: str
 
     def couple(self, graph: Graph, residual: str) -> Coupling:
-        return freeze(couple(graph, self.strict, residual, self.widths.together), self.widths)
+        return freeze(couple(graph, self.strict, residual, self.widths.together, self.group_conv), self.widths)
 
     def solve(self, graph: Graph, weights: WeightValues, residual: str, search: _Search) -> _Found:
         coupling = self.couple(graph, residual)
@@ -150,10 +163,10 @@ class _Job:
         scores = self.weigh(coupling, weights)
         problem, original = build_problem(coupling, scores, self.asked, self.widths, self.meter)
         try:
-            solution = solve(problem, search.time_limit_s, search.seed, search.num_workers, search.tell)
+            solution = search.solve(problem)
         except InfeasibleError as error:
             raise InfeasibleError(f"{error} {self.largest_layers(coupling, problem)}".rstrip()) from None
-        return _Found(coupling, problem, original, solution)
+        return _settled(_Found(coupling, problem, original, solution), search)
 
     def largest_layers(self, coupling: Coupling, problem: Problem) -> str:
         """Which layers cost most when every mask is at its smallest."""
@@ -168,6 +181,39 @@ class _Job:
             listed = ", ".join(f"{layer} {share:,}" for layer, share in largest)
             sentences.append(f"Largest layers at their smallest, {limited.name}: {listed}.")
         return " ".join(sentences)
+
+
+def _settled(found: _Found, search: _Search) -> _Found:
+    """Where whole branches went: solved again without what only they need, so that the room goes to other channels.
+
+    The bound of the first program stays: it also speaks of selections that keep these branches.
+    """
+    coupling, problem = found.coupling, found.problem
+    removable = removable_masks(coupling) if any(not m.allowed[0] and len(m.allowed) > 1 for m in problem.masks) else ()
+    gone = emptied(coupling, found.solution.keep, removable)
+    if not gone:
+        return found
+    names = ", ".join(coupling.masks[m].name for m in sorted(gone))
+    search.tell(f"branches taken out: {names}; solving for the rest")
+    rest = _without(problem, gone, removable)
+    try:
+        again = search.solve(rest)
+    except InfeasibleError:  # what hangs on these branches is needed by a sum that must stay
+        search.tell("the rest cannot do without them; solving with all branches")
+        rest, gone, names = _without(problem, frozenset(), removable), frozenset(), "nothing"
+        again = search.solve(rest)
+    bound = max(found.solution.bound, again.objective)
+    again = dataclasses.replace(again, status="FEASIBLE", bound=bound, gap=gap_of(bound, again.objective))
+    return _Found(coupling, rest, found.original, again, f"; taken out: {names}", gone)
+
+
+def _without(problem: Problem, gone: frozenset[int], removable: Collection[int]) -> Problem:
+    """The program in which these masks are empty, and the other removable ones are not."""
+    masks = tuple(
+        dataclasses.replace(m, allowed=(0,) if k in gone else tuple(c for c in m.allowed if c or k not in removable))
+        for k, m in enumerate(problem.masks)
+    )
+    return dataclasses.replace(problem, masks=masks)
 
 
 def _best(job: _Job, graph: Graph, weights: WeightValues, search: _Search) -> _Found:
@@ -189,13 +235,17 @@ def _best(job: _Job, graph: Graph, weights: WeightValues, search: _Search) -> _F
         raise failure
     best = max(found, key=lambda residual: found[residual].solution.objective)  # of equals the first, which is tied
     said = (f"{r} {found[r].solution.objective:.6g}" if r in found else f"{r} infeasible" for r in RESIDUALS)
-    return dataclasses.replace(found[best], note=f"; residual auto: {best}, objectives {', '.join(said)}")
+    note = f"{found[best].note}; residual auto: {best}, objectives {', '.join(said)}"
+    return dataclasses.replace(found[best], note=note)
 
 
 def _recounted(job: _Job, found: _Found, smaller: keras.Model) -> dict[str, int]:
-    """What the rebuilt model costs by its own shapes: what was promised, or less where that is a bound."""
+    """What the rebuilt model costs by its own shapes: what was promised, or less where that is a bound.
+
+    Batch norms and biases of branches that went are promised, and folded away.
+    """
     promised, counted = found.solution.usage, job.meter.usage(couple(read(smaller)), job.asked)
-    bounded = _BOUNDS if found.coupling.joins else ()
+    bounded = tuple(promised) if found.gone else _BOUNDS if found.coupling.joins else ()
     for name, value in promised.items():
         least = 0 if name.partition("[")[0] in bounded else value
         if not least <= counted.get(name, -1) <= value:

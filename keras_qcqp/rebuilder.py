@@ -11,15 +11,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_qcqp import graph, keras_graph
+from keras_qcqp.branches.constants import constants
+from keras_qcqp.branches.fates import NOTHING, fates
 from keras_qcqp.carry_over import copy_compile, copy_trainable
 from keras_qcqp.channels import Adapter, Lookup, Values, substitute
 from keras_qcqp.copier import Changes, copied
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.errors import ModelError, PlanError
 from keras_qcqp.plan import LayerPlan, Plan
-from keras_qcqp.plan_check import require_match
+from keras_qcqp.plan_check import empties, require_match
 from keras_qcqp.residual.realign import aligned, zeroed
 from keras_qcqp.slicing import blanked, select, sliced
 
@@ -36,16 +39,19 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
         ModelError: the model cannot be read, or a layer cannot be built from its configuration.
         PlanError: the plan was made for another model (names the first difference) or contradicts itself.
     """
-    coupling = _checked_coupling(model, plan)
+    coupling, alive = _checked_coupling(model, plan)
     specs = {node.layer: coupling.specs[node.name] for node in coupling.first_calls()}
     values: dict[str, Values] = dict(keras_graph.weight_values(model))
     for path, layer_plan in plan.layers.items():
         values[path] = sliced(values[path], specs[path], layer_plan)
+    fate = fates(coupling, alive) if empties(plan) else NOTHING
     changes = Changes(
         config={path: _edited(specs[path].config, p) for path, p in plan.layers.items()},
         arguments={path: _edited(specs[path].arguments, p) for path, p in plan.layers.items()},
         before=_alignments(coupling, plan, aligned),
         after=_corrections(coupling, plan),
+        absent=fate.absent,
+        constants=constants(model, coupling, plan, fate),
     )
     try:
         return _build(model, values, changes)
@@ -55,12 +61,11 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
         raise ModelError(f"Model '{model.name}' could not be rebuilt with this plan: {error}") from error
 
 
-def _checked_coupling(model: keras.Model, plan: Plan) -> Coupling:
+def _checked_coupling(model: keras.Model, plan: Plan) -> tuple[Coupling, np.ndarray]:
     if not isinstance(plan, Plan):
         raise PlanError(f"A Plan was expected, got {type(plan).__name__}. Read one with Plan.load or Plan.from_json.")
     coupling = couple(graph.read(model), residual=plan.residual, group_conv=plan.group_conv)
-    require_match(plan, coupling)
-    return coupling
+    return coupling, require_match(plan, coupling)
 
 
 def masked(model: keras.Model, plan: Plan) -> keras.Model:
@@ -69,7 +74,7 @@ def masked(model: keras.Model, plan: Plan) -> keras.Model:
     Raises:
         ModelError, PlanError: as `rebuild`.
     """
-    coupling = _checked_coupling(model, plan)
+    coupling, _ = _checked_coupling(model, plan)
     values = keras_graph.weight_values(model)
     for node in coupling.first_calls():
         layer_plan = plan.layers.get(node.layer)
@@ -121,6 +126,8 @@ def _build(model: keras.Model, values: Weights, changes: Changes) -> keras.Model
     clone = copied(model, changes)
     clone_layers = keras_graph.layers_by_path(clone)
     for path, named in values.items():
+        if path not in clone_layers and changes.absent:
+            continue
         layer = clone_layers[path]
         for value, variable in zip(named.values(), keras_graph.named_weights(layer).values(), strict=True):
             variable.assign(value)  # in Keras' order; names may be automatic

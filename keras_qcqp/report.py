@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_qcqp import resources
-from keras_qcqp.coupling import Coupling, FrozenLayer
+from keras_qcqp.coupling import Coupling
 from keras_qcqp.errors import BudgetError
 from keras_qcqp.limits.budget import Budget
+from keras_qcqp.partition import FrozenLayer
 from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.problem import Problem, Solution
 from keras_qcqp.residual.alignment import Alignment, alignments

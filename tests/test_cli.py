@@ -122,6 +122,20 @@ def test_quiet_says_nothing_and_the_text_report_is_the_usual_one(command, tmp_pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.keras", "a.txt", "b.keras"]
 
 
+def test_the_network_is_drawn_for_a_budget_and_for_a_plan(command, tmp_path):
+    """Both drawings show the same: what the network was, and what the plan leaves of it."""
+    common = ("--model={in}/tiny.keras", "--quiet")
+    asked = ("--budget=macs=0.6", "--output={out}/a.keras", "--plan_output={out}/a.json", "--plot_output={out}/a.svg")
+    assert command(*common, *asked) == (0, "", "")
+    again = ("--plan={out}/a.json", "--output={out}/b.keras", "--plot_output={out}/b.svg")
+    assert command(*common, *again) == (0, "", "")
+    drawing = (tmp_path / "a.svg").read_text()
+    assert drawing == (tmp_path / "b.svg").read_text()
+    kept = len(Plan.load(tmp_path / "a.json")["a_conv"].out_index[0])
+    assert kept < 6 and f">6 \u2192 {kept}</text>" in drawing
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.keras", "a.svg", "b.keras", "b.svg"]
+
+
 def test_all_rules_can_be_given(command, tmp_path):
     status, output, errors = command(
         "--model={in}/tiny.keras",
@@ -169,8 +183,8 @@ finally:
     process = run_python("-c", code)
     assert (process.returncode, process.stderr) == (0, "")
     assert "python -m keras_qcqp.prune_main --model=in.keras --budget=macs=0.5 --output=out.keras" in process.stdout
-    flags = """model output budget plan plan_output report_output importance residual recipe min_keep max_keep
-        width_multiple frozen together strict seed num_workers time_limit_s quiet"""
+    flags = """model output budget plan plan_output report_output plot_output importance residual recipe min_keep
+        max_keep width_multiple frozen together strict seed num_workers time_limit_s quiet"""
     for name in flags.split():
         assert f"\n  --{name}: " in process.stdout
 
@@ -193,6 +207,12 @@ WRONG_USAGE = [
 REFUSED_AT_ONCE = [
     ((GOOD[0], GOOD[1], "--output={out}/out.h5"), "--output must end in .keras, got '{out}/out.h5'."),
     ((*GOOD, "--report_output={out}/r.html"), "--report_output must end in .txt or .json, got '{out}/r.html'."),
+    ((*GOOD, "--plot_output={out}/r.png"), "--plot_output must end in .svg, got '{out}/r.png'."),
+    ((*GOOD, "--plot_output={out}/no/r.svg"), "Cannot write '{out}/no/r.svg': the directory '{out}/no' does not exist"),
+    (
+        (*GOOD, "--plan_output={out}/a.svg", "--plot_output={out}/a.svg"),
+        "--output, --plan_output, --report_output and --plot_output must be different files.",
+    ),
     (
         (GOOD[0], GOOD[1], "--output={out}/no/out.keras"),
         "Cannot write '{out}/no/out.keras': the directory '{out}/no' does not exist. Create it first.",
@@ -310,7 +330,9 @@ def test_no_output_is_written_unless_all_are(command, monkeypatch, tmp_path):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Report, "to_json", no_report)
-    status, _, errors = command(*GOOD, "--plan_output={out}/p.json", "--report_output={out}/r.json")
+    status, _, errors = command(
+        *GOOD, "--plan_output={out}/p.json", "--plot_output={out}/g.svg", "--report_output={out}/r.json"
+    )
     assert status == 1
     assert errors.splitlines()[-1].endswith("No space left on device.")
     assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import keras
 import networks
 import numpy as np
 import pytest
+from generator import CONVOLUTIONAL, Generator
 
 from keras_qcqp import (
     Budget,
@@ -201,7 +202,7 @@ BLOCKS = [{"a_conv": [0, 1]}, {"a_conv": [2, 3]}, {"a_conv": [4, 5]}]
 def test_whatever_is_kept_together_the_narrowest_network_can_be_built(seed):
     """Sets that may go altogether leave no tensor without channels."""
     random = np.random.default_rng(seed)
-    model = networks.shake(networks.Generator(lambda n: int(random.integers(n))).build(), seed)
+    model = networks.shake(Generator(lambda n: int(random.integers(n)), **CONVOLUTIONAL).build(), seed)
     widths = {node.name: node.outputs[0].shape[-1] for node in couple(read(model)).first_calls() if node.weights}
     together = [
         {layer: sorted(random.permutation(width)[: random.integers(2, width + 1)].tolist())}

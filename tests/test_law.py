@@ -10,9 +10,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from generator import Generator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import NETWORKS, Generator, images, outputs, shake
+from networks import NETWORKS, images, outputs, shake
 from selections import random_keep
 
 import keras_qcqp
@@ -27,8 +28,8 @@ EXACT = {"macs", "params", "weight_bytes"}
 THOROUGH = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def require_law(model: keras.Model, seed: int, residual: str = "tied") -> keras.Model:
-    coupling = couple(read(model), residual=residual)
+def require_law(model: keras.Model, seed: int, residual: str = "tied", group_conv: str = "channels") -> keras.Model:
+    coupling = couple(read(model), residual=residual, group_conv=group_conv)
     keep = random_keep(coupling, seed)
     plan = Plan.from_json(plan_from(coupling, keep).to_json())
     before = [np.array(w) for w in model.get_weights()]
@@ -63,6 +64,15 @@ def _exact(coupling: Coupling) -> dict[str, Resource]:
 @pytest.mark.parametrize("residual", RESIDUALS)
 def test_law_on_named_networks(name, seed, residual):
     require_law(shake(NETWORKS[name](), seed), seed, residual)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_law_where_whole_groups_go(seed, residual):
+    model = shake(NETWORKS["grouped"](), seed)
+    smaller = require_law(model, seed, residual, "groups")
+    conv = smaller.get_layer("b")
+    assert conv.filters == 3 * conv.groups and conv.kernel.shape[2] == 2, "a group keeps its width"
 
 
 @pytest.mark.parametrize("residual", RESIDUALS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -239,7 +241,77 @@ def test_rules_that_contradict_their_layer_are_errors():
 
 
 def test_a_coupling_prints_readably():
-    text = str(coupling_of("frozen_parts"))
-    assert text.splitlines()[0] == "frozen_parts: 7 coupled masks, 33 channels"
-    assert "  b: 6" in text.splitlines()
-    assert "  frozen at mixing (Softmax): softmax over channels: removing one changes all others" in text
+    assert str(coupling_of("frozen_parts")).splitlines() == [
+        "frozen_parts: 7 coupled masks, 33 channels",
+        "  image: 3 frozen (input of the network); read by a",
+        "  a: 5 frozen (at layer_norm); read by layer_norm",
+        "  layer_norm: 5 frozen (at layer_norm); read by b",
+        "  b: 6; read by c",
+        "  c: 5 frozen (at mixing); read by d; carried by mixing",
+        "  d: 6; read by head; carried by mean",
+        "  head: 3 frozen (output of the network)",
+        "  frozen at layer_norm (LayerNormalization): no rule for layer class LayerNormalization; add one with "
+        "keras_qcqp.register_rule(LayerNormalization, rule)",
+        "  frozen at mixing (Softmax): softmax over channels: removing one changes all others",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("network", "lines"),
+    [
+        (
+            "residual",
+            [
+                "  stem_conv: 8; made by stem_conv, a2_conv; read by a1_conv, b1_conv, short; "
+                "carried by stem_bn, stem_act, +4 more"
+            ],
+        ),
+        ("dense_block", ["  x1: 4; read by x2, mix; carried by join1, act2, +3 more"]),
+        ("grouped", ["  b: 3 x 4; read by head; carried by c, mean"]),
+        ("two_by_two", ["  right: 3 frozen (input of the network); made by right, left; read by tower/t1_conv"]),
+    ],
+)
+def test_each_mask_names_its_layers(network, lines):
+    text = str(coupling_of(network)).splitlines()
+    start = text.index(lines[0])
+    assert text[start : start + len(lines)] == lines
+
+
+def test_union_residuals_and_zeros_are_told():
+    text = str(couple(read(NETWORKS["option_a"]()), residual="union"))
+    assert ", sums with channels of their own: 1 (union residuals)\n" in text
+    assert "dead (zeros that only pad an addition)" in text
+
+
+def test_what_is_joined_with_an_output_is_told_once():
+    image = keras.Input((6, 6, 3), name="image")
+    x = image
+    for k in range(6):
+        x = L.Add(name=f"add{k}")([x, L.Conv2D(3, 3, padding="same", name=f"conv{k}")(x)])
+    *_, last = str(couple(read(keras.Model(image, x)))).splitlines()
+    assert last == (
+        "  always kept whole: conv0 (Conv2D, 3), conv1 (Conv2D, 3), conv2 (Conv2D, 3), +3 more: "
+        "its channels are joined element by element with an input or output of the network"
+    )
+
+
+def test_large_networks_print_one_or_two_short_lines_a_mask():
+    x = image = keras.Input((6, 6, 3), name="image")
+    for k in range(40):
+        x = L.Add(name=f"add{k}")([L.Conv2D(8, 3, padding="same", name=f"b{k}")(L.Conv2D(6, 1, name=f"a{k}")(x))] * 2)
+    for k in range(20):
+        x = L.LayerNormalization(name=f"norm{k}")(x)
+    coupling = couple(read(keras.Model(image, x)))
+    lines = str(coupling).splitlines()
+    assert len(lines) <= 2 + 2 * len(coupling.masks)
+    assert max(map(len, lines)) < 200
+    assert "  frozen at norm0, norm1, norm2, +17 more (LayerNormalization): no rule" in str(coupling)
+
+
+def test_a_mask_inside_a_layer_is_told_with_that_layer():
+    """Widths that no tensor has, such as the heads of an attention."""
+    coupling = coupling_of("chain")
+    inner = dataclasses.replace(coupling.masks[0], name="hidden/heads", size=4, frozen=False)
+    mask_of = np.concatenate([coupling.mask_of, np.full(4, len(coupling.masks))])
+    text = str(dataclasses.replace(coupling, masks=(*coupling.masks, inner), mask_of=mask_of))
+    assert "  hidden/heads: 4; made by hidden" in text.splitlines()

@@ -194,13 +194,17 @@ def test_rules_that_cannot_hold_are_refused(rules, text):
 SHARE = "a count >= 1 or a fraction in (0, 1)"
 
 
-@pytest.mark.parametrize("value", [0, -1, -0.5, 1.5, math.nan, math.inf, True, "2"])
-@pytest.mark.parametrize("name", ["min_keep", "max_keep"])
+_WRONG = [-1, -0.5, 1.5, math.nan, math.inf, True, "2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [*(("min_keep", v) for v in _WRONG), *(("max_keep", v) for v in [0, *_WRONG])]
+)
 def test_shares_out_of_range_are_refused(name, value):
     for given, where in ((value, ""), ({"conv*": value}, " of 'conv*'")):
         with pytest.raises(BudgetError) as caught:
             Widths(**{name: given})
-        hint = " (leave it out for no limit)" if name == "max_keep" else ""
+        hint = " (leave it out for no limit)" if name == "max_keep" else ", or 0"
         assert str(caught.value) == f"{name}{where} must be {SHARE}{hint}, got {value!r}."
 
 

@@ -9,13 +9,14 @@ from fractions import Fraction
 
 import numpy as np
 
+from keras_qcqp.branches.removable import removable_masks, spare_masks
 from keras_qcqp.channels import Spec
-from keras_qcqp.coupling import Coupling, FrozenLayer
+from keras_qcqp.coupling import Coupling
 from keras_qcqp.errors import BudgetError
 from keras_qcqp.graph import Node
 from keras_qcqp.limits.patterns import matching, most_specific
 from keras_qcqp.limits.widths import RULES, Widths
-from keras_qcqp.partition import CoupledMask
+from keras_qcqp.partition import CoupledMask, FrozenLayer
 from keras_qcqp.problem import Mask
 from keras_qcqp.resources import multiplicities
 
@@ -40,6 +41,7 @@ class _Output:
         times: free mask -> how often each of its channels appears.
         sizes: free mask -> number of its channels.
         spare: free masks that may go altogether, since no tensor would be left without channels.
+        removable: free masks that may go since their whole branch goes with them.
     """
 
     layer: str
@@ -47,6 +49,7 @@ class _Output:
     times: Mapping[int, int]
     sizes: Mapping[int, int]
     spare: frozenset[int]
+    removable: frozenset[int]
 
     def width(self, spare: bool) -> int:
         """Number of channels of the free masks that are, or are not, spare."""
@@ -80,7 +83,7 @@ def allowed_masks(coupling: Coupling, widths: Widths) -> tuple[Mask, ...]:
     Raises:
         BudgetError: a pattern speaks of no layer, or rules contradict each other.
     """
-    outputs = list(_outputs(coupling))
+    outputs = list(_outputs(coupling, 0 in widths.rule("min_keep").values()))
     _require_spoken_of(coupling, widths, {x.layer for x in outputs if x.sizes})
     wishes: dict[int, dict[str, list[_Wish]]] = {}
     for output in outputs:
@@ -98,9 +101,14 @@ def _is_free(mask: CoupledMask) -> bool:
     return not (mask.frozen or mask.dead)
 
 
-def _outputs(coupling: Coupling) -> Iterator[_Output]:
-    """The outputs of all layers that mix channels, and of those where masks come into being."""
-    seen, spare = set[int](), _spare(coupling)
+def _outputs(coupling: Coupling, removes: bool) -> Iterator[_Output]:
+    """The outputs of all layers that mix channels, and of those where masks come into being.
+
+    Args:
+        removes: whether some rule lets whole branches go.
+    """
+    seen, spare = set[int](), spare_masks(coupling)
+    removable = removable_masks(coupling) if removes else frozenset[int]()
     for node in coupling.graph.nodes:
         spec = coupling.specs[node.name]
         writes = any(a is not None and a.side == "out" for axes in spec.weights.values() for a in axes)
@@ -111,29 +119,13 @@ def _outputs(coupling: Coupling) -> Iterator[_Output]:
                 fixed = sum(mask.size * n for mask, n in found.values() if mask.frozen)
                 free = {m: (mask, n) for m, (mask, n) in found.items() if _is_free(mask)}
                 times, sizes = {m: n for m, (_, n) in free.items()}, {m: mask.size for m, (mask, _) in free.items()}
-                yield _Output(place, fixed, times, sizes, spare.intersection(free))
+                yield _Output(place, fixed, times, sizes, spare.intersection(free), removable.intersection(free))
             seen |= found.keys()
 
 
 def _places(node: Node, spec: Spec) -> list[str]:
     """Where rules find the outputs of a call and the widths inside it: `attention`, `attention/heads`."""
     return [node.layer] * len(spec.outputs) + [f"{node.layer}/{h.name}" for h in spec.hidden]
-
-
-def _spare(coupling: Coupling) -> frozenset[int]:
-    """Masks that may go altogether: each tensor that holds one also holds one that may not. The smallest come first."""
-    tensors = [
-        {m for m in np.unique(coupling.mask_of[ids]).tolist() if not coupling.masks[m].dead}
-        for node in coupling.graph.nodes
-        for ids in coupling.specs[node.name].held
-    ]
-    spare = set[int]()
-    alone = {next(iter(held)) for held in tensors if len(held) == 1}
-    free = [m for m, mask in enumerate(coupling.masks) if _is_free(mask) and m not in alone]
-    for mask in sorted(free, key=lambda m: (coupling.masks[m].size, -m)):
-        if all(held - spare - {mask} for held in tensors if mask in held):
-            spare.add(mask)
-    return frozenset(spare)
 
 
 def _require_spoken_of(coupling: Coupling, widths: Widths, free: set[str]) -> None:
@@ -151,6 +143,8 @@ def _require_spoken_of(coupling: Coupling, widths: Widths, free: set[str]) -> No
 
 def _least(value: float, output: _Output) -> dict[int, int]:
     """Together at least `value` channels of the layer; spare masks round down, the others make up for it."""
+    if value == 0:
+        return {m: 0 if m in output.spare | output.removable else 1 for m in output.sizes}
     width = output.fixed + output.width(True) + output.width(False)
     wanted = int(value) if value >= 1 else math.ceil(value * width * (1 - 1e-12))
     share = min(Fraction(wanted, width), Fraction(1))

@@ -24,7 +24,9 @@ class Widths:
     coupled keep all their rules at once. Frozen channels stay whatever the rules say.
 
     Attributes:
-        min_keep: at least so many channels: a count >= 1, or a fraction in (0, 1).
+        min_keep: at least so many channels: a count >= 1, or a fraction in (0, 1). 0 lets a layer lose all of them
+            where its branch can then be taken out, together with the addition or concatenation that joined it; layers
+            whose branch cannot be taken out keep one.
         max_keep: at most so many channels: a count >= 1, or a fraction in (0, 1); None is no limit.
         width_multiple: the width of each coupled set is a multiple of this, or stays as it is.
         frozen: patterns over layer paths; all output channels of these layers stay.
@@ -85,6 +87,10 @@ def _is_share(value: Any) -> bool:
     return number and bool(value > 0) and not (value > 1 and value % 1)
 
 
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and value == 0
+
+
 def _is_multiple(value: Any) -> bool:
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and int(value) >= 1
@@ -97,7 +103,7 @@ def _is_limit(value: Any) -> bool:
 
 _SHARE = "a count >= 1 or a fraction in (0, 1)"
 RULES = {
-    "min_keep": (_LEAST, _is_share, _SHARE),
+    "min_keep": (_LEAST, lambda value: _is_share(value) or _is_zero(value), f"{_SHARE}, or 0"),
     "max_keep": (None, _is_limit, f"{_SHARE} (leave it out for no limit)"),
     "width_multiple": (1, _is_multiple, "an integer >= 1"),
 }

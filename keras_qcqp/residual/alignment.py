@@ -34,6 +34,8 @@ def alignments(coupling: Coupling, plan: Plan) -> tuple[Alignment, ...]:
     for join in coupling.joins:
         node, layer = nodes[join.node], plan[nodes[join.node].layer]
         for number, tensor in enumerate(node.inputs):
+            if not layer.in_index[number] or not layer.out_index[0]:
+                continue  # its branch went, and perhaps the whole addition
             step = move(source_of(layer.in_index[number], layer.out_index[0]), len(layer.in_index[number]))
             each = bytes_per_channel(tensor.shape, coupling.inputs[node.name][number].axis, tensor.dtype)
             size = None if each is None and step.written else step.written * (each or 0)
