@@ -19,7 +19,6 @@ the table, which is Markdown.
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +41,7 @@ _TIMEOUT = flags.DEFINE_float("timeout_s", 900.0, "Longest time for one model.",
 
 def measure(known: dict[str, Row]) -> Iterator[dict[str, Row]]:
     """All rows, again after each new one."""
-    wanted = [n for n in names(_ZOO.value) if any(fnmatch.fnmatchcase(n, p) for p in _MODELS.value)]
+    wanted = names(_ZOO.value, _MODELS.value)
     todo = [n for n in wanted if _AGAIN.value or n not in known or "process" in known[n]["failures"]]
     one = lambda name: row_of(_ZOO.value, name, _FRACTION.value, _TIME_LIMIT.value, _TIMEOUT.value)  # noqa: E731
     with ThreadPoolExecutor(_JOBS.value) as pool:

@@ -225,8 +225,12 @@ def outputs(model: keras.Model, arrays: Arrays) -> Arrays:
     return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(model(structure, training=False))]
 
 
-def main(zoo: str, output: str, model: str = "", fraction: str = "0.5", time_limit_s: str = "10") -> None:
-    found = row_of(zoo, model, float(fraction), float(time_limit_s)) if model else zoos.ZOOS[zoo].names()
+def main(what: str, zoo: str, output: str, *wanted: str) -> None:
+    if what == "names":
+        found: Any = zoos.ZOOS[zoo].names(wanted)
+    else:
+        model, fraction, time_limit_s = wanted
+        found = row_of(zoo, model, float(fraction), float(time_limit_s))
     Path(output).write_text(json.dumps(found))
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ Row = dict[str, Any]
 _ROW = "tests.benchmarks.topology_row"
 
 
-def names(zoo: str) -> list[str]:
-    """All models of a zoo."""
+def names(zoo: str, patterns: Sequence[str] = ("*",)) -> list[str]:
+    """The models of a zoo, chosen among those whose names match a pattern."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "names.json"
-        subprocess.run([sys.executable, "-m", _ROW, zoo, str(path)], check=True)
+        subprocess.run([sys.executable, "-m", _ROW, "names", zoo, str(path), *patterns], check=True)
         return json.loads(path.read_text())
 
 
@@ -31,7 +32,7 @@ def row_of(zoo: str, model: str, fraction: float, time_limit_s: float, timeout_s
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "row.json"
-        command = [sys.executable, "-m", _ROW, zoo, str(path), model, str(fraction), str(time_limit_s)]
+        command = [sys.executable, "-m", _ROW, "row", zoo, str(path), model, str(fraction), str(time_limit_s)]
         try:
             log = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s).stderr
         except subprocess.TimeoutExpired:

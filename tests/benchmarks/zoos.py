@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import collections
 import dataclasses
+import fnmatch
 import importlib
 import importlib.util
 import inspect
@@ -50,9 +51,9 @@ class Zoo:
         """Whether its package can be imported."""
         return importlib.util.find_spec(self.package) is not None
 
-    def names(self) -> list[str]:
-        """The models that are measured."""
-        builders = self.find()
+    def names(self, patterns: Sequence[str] = ("*",)) -> list[str]:
+        """The models that are measured, chosen among those whose names match a pattern."""
+        builders = {n: b for n, b in self.find().items() if any(fnmatch.fnmatchcase(n, p) for p in patterns)}
         return list(builders) if self.choose is None else self.choose(self, builders)
 
     def smallest(self, build: Builder) -> tuple[int, keras.Model]:
