@@ -9,14 +9,25 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "keras_qcqp/__init__.py").read_text(), re.MULTILINE).group(1)
 
 REAL_DATA = ["pillow>=10", "scikit-learn>=1.4"]
+JAX = ["jax>=0.4.34"]  # for CPUs: 90 MB to download
 EXTRAS = {
+    "backends": [*JAX, "torch>=2.4"],
     # tensorflow-model-optimization wants absl-py < 2, which on Python 3.11 and 3.12 brings an older OR-Tools along.
     "qat": ["tensorflow-model-optimization>=0.8.1", "tf_keras>=2.18"],
     "examples": REAL_DATA,
     "peers": ["cplex>=22.1", "pyscipopt>=5"],  # tests/benchmarks/peers.py; cplex is the community edition
     # tests/benchmarks/zoos.py; tried with --no-deps, without tensorflow-text (keras-hub wants Python 3.11)
     "zoo": ["keras-cv-attention-models>=1.4.3", "keras-hub>=0.32"],
-    "test": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", *REAL_DATA],
+    "test": [
+        "hypothesis>=6.100",
+        "mypy>=1.11",
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "ruff>=0.6",
+        "tf_keras>=2.18",
+        *JAX,
+        *REAL_DATA,
+    ],
 }
 EXTRAS["dev"] = EXTRAS["test"]
 
@@ -33,6 +44,7 @@ setup(
     install_requires=[
         "absl-py>=1.2",
         "ai-edge-litert>=2.0",
+        "h5py>=3.7",
         "keras>=3.8",
         "numpy>=1.26",
         "ortools>=9.7",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from keras_qcqp.errors import QcqpError as QcqpError
     from keras_qcqp.graph import Graph as Graph
     from keras_qcqp.graph import read as read
+    from keras_qcqp.legacy import from_tf_keras as from_tf_keras
     from keras_qcqp.limits.budget import Budget as Budget
     from keras_qcqp.limits.costs import CostModel as CostModel
     from keras_qcqp.limits.costs import LayerCost as LayerCost
@@ -66,6 +67,7 @@ _HOMES = {
     "errors": """BudgetError FileError FrozenLayerError InfeasibleError ModelError PlanError ProblemError
         QcqpError""".split(),
     "graph": ["Graph", "read"],
+    "legacy": ["from_tf_keras"],
     "plan": ["LayerPlan", "Plan"],
     "problem": ["Mask", "Need", "Pair", "Problem", "Resource", "Solution", "Step", "evaluate", "violations"],
     "pruning": ["PruneResult", "prune"],

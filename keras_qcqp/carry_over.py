@@ -21,7 +21,14 @@ def copy_trainable(model: keras.Model, clone: keras.Model) -> None:
         if keras_graph.as_functional(old) is not None:
             copy_trainable(old, copies[old.name])
         else:
-            copies[old.name].trainable = old.trainable
+            _copy_flags(old, copies[old.name])
+
+
+def _copy_flags(old: Any, clone: Any) -> None:
+    """Of a layer and of those inside it."""
+    clone.trainable = old.trainable
+    for inner, copy in zip(keras_graph.sublayers(old), keras_graph.sublayers(clone), strict=False):
+        _copy_flags(inner, copy)
 
 
 def copy_compile(model: keras.Model, clone: keras.Model) -> None:
@@ -61,9 +68,14 @@ def _afresh(value: Any) -> Any:
 
 
 def custom_objects(holder: Any) -> dict[str, Any]:
-    """The user's own functions and classes that a layer (or model) holds, under the names its config gives them."""
+    """The user's own functions and classes that a layer (or model) holds, under the names its config gives them.
+
+    Those of layers inside it count too, and these layers themselves.
+    """
     found: dict[str, Any] = {}
-    for value in vars(holder).values():
+    for inner in keras_graph.sublayers(holder):
+        found |= custom_objects(inner)
+    for value in (*vars(holder).values(), *keras_graph.sublayers(holder)):
         cls: Callable[..., Any] = value if callable(value) and hasattr(value, "__name__") else type(value)
         if not getattr(cls, "__module__", "builtins").startswith(("keras.", "builtins")):
             found[cls.__name__] = cls

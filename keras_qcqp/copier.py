@@ -167,9 +167,12 @@ def _entry_shape(old: keras_graph.Shape, given: keras_graph.Shape) -> keras_grap
 
 def _from_config(layer: Any, path: str, edits: Mapping[str, Any]) -> Any:
     try:
-        with keras.saving.custom_object_scope(custom_objects(layer)):
-            config = {key: _initializer(key, value) for key, value in layer.get_config().items()}
-            return type(layer).from_config({**config, **edits})
+        if not isinstance(layer, keras.layers.Layer):
+            return type(layer).from_config({**layer.get_config(), **edits})
+        with keras.saving.custom_object_scope(custom_objects(layer)), keras_graph.copying(layer) as share:
+            copy = type(layer).from_config(_startable({**layer.get_config(), **edits}))
+            share(copy)
+            return copy
     except Exception as error:
         raise ModelError(
             f"Layer '{path}' ({type(layer).__name__}) cannot be rebuilt from its get_config(): {error}. "
@@ -177,9 +180,16 @@ def _from_config(layer: Any, path: str, edits: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _initializer(key: str, value: Any) -> Any:
-    """An initializer that holds an array of the old shape cannot start the new one; weights are set anyway."""
-    if key.endswith("initializer") and isinstance(value, dict) and value.get("class_name") == "Constant":
+def _startable(value: Any, key: str = "") -> Any:
+    """The configuration with zeros for each initializer that holds an array, which has the old shape.
+
+    Weights are set anyway.
+    """
+    if isinstance(value, list):
+        return [_startable(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if key.endswith("initializer") and value.get("class_name") == "Constant":
         constant = value.get("config", {}).get("value")
         return value if isinstance(constant, (int, float)) else "zeros"
-    return value
+    return {name: _startable(item, name) for name, item in value.items()}

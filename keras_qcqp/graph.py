@@ -14,6 +14,7 @@ import keras
 
 from keras_qcqp.errors import ModelError
 from keras_qcqp.keras_graph import Shape, as_functional, calls, entering, named_weights, require_functional
+from keras_qcqp.legacy import modern
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +87,12 @@ class Graph:
 
 
 def read(model: keras.Model) -> Graph:
-    """Reads a Functional or built Sequential model, nested models included.
+    """Reads a Functional or built Sequential model, nested models included; a Keras 2 model is converted.
 
     Raises:
-        ModelError: not a Keras 3 model, a subclassed or unbuilt model, or a layer without a configuration.
+        ModelError: not a Keras model, a subclassed or unbuilt model, or a layer without a configuration.
     """
+    model = modern(model)
     require_functional(model)
     return _Reader(model).graph
 

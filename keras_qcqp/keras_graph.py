@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.saving.serialization_lib import SafeModeScope
 
 from keras_qcqp.errors import ModelError
 
@@ -18,8 +20,8 @@ def require_functional(model: Any) -> None:
     if not isinstance(model, keras.Model):
         found = f"{type(model).__module__}.{type(model).__name__}"
         hint = ""
-        if found.startswith(("tf_keras.", "tensorflow.python.keras", "keras.engine")):
-            hint = " This is a Keras 2 model: save it as .h5 or .keras and load it with Keras 3."
+        if found.startswith(("tensorflow.python.keras", "keras.engine")):
+            hint = " Save this Keras 2 model as .h5, install tf_keras and load it with keras_qcqp.model_io.load_model."
         elif isinstance(model, (str, bytes)) or hasattr(model, "__fspath__"):
             hint = " Load the file first: keras.models.load_model(path)."
         raise ModelError(f"A Keras 3 model was expected, got {found}.{hint}")
@@ -104,27 +106,87 @@ def rename(tensor: Any, name: str) -> Any:
     return tensor
 
 
+def name_steps(outputs: Sequence[Any], given: Sequence[Any], name: str) -> None:
+    """Names the `keras.ops` operations between two sets of tensors: the last one `name`, those before it after it."""
+    old, named = {id(x) for x in given}, set[int]()
+    todo = [x for x in outputs if id(x) not in old]
+    for x in todo:  # grows
+        operation = x._keras_history.operation
+        if id(operation) not in named:
+            operation.name = f"{name}.step{len(named)}" if named else name
+            named.add(id(operation))
+            todo += [y for y in operation._inbound_nodes[-1].input_tensors if id(y) not in old]
+
+
 def copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
     """A new Lambda around the same function: it is in memory already, so nothing untrusted is unpacked."""
     config = {k: v for k, v in layer.get_config().items() if k in ("name", "trainable", "dtype", "arguments")}
     return keras.layers.Lambda(layer.function, output_shape=layer._output_shape, mask=layer.mask, **config)
 
 
+@contextlib.contextmanager
+def copying(layer: Any) -> Iterator[Callable[[Any], None]]:
+    """For making a layer from the configuration of another that is in memory, so nothing untrusted is unpacked.
+
+    Gives what is to be done to the copy: a Lambda inside it gets the very function of the original, which would come
+    out of a configuration without the names it refers to.
+    """
+
+    def share(copy: Any) -> None:
+        for old, new in zip(layer._flatten_layers(), copy._flatten_layers(), strict=False):
+            if isinstance(old, keras.layers.Lambda) and isinstance(new, keras.layers.Lambda):
+                new.function = old.function
+
+    with SafeModeScope(safe_mode=False):
+        yield share
+
+
+def sublayers(layer: Any) -> tuple[Any, ...]:
+    """The layers that a layer holds directly: the cell of a recurrent layer, what a wrapper wraps."""
+    return tuple(layer._layers) if isinstance(layer, keras.layers.Layer) else ()
+
+
 def named_weights(layer: Any) -> dict[str, Any]:
     """The layer's variables under names relative to the layer, in Keras' order.
 
-    Random seeds are not weights. Two variables of the same name get a numbered suffix.
+    Names are those of the layers inside and of the variable. A variable's own path does not do: it tells where it was
+    built, and the cell of a loaded recurrent layer is built before that layer has it. Random seeds are not weights.
     """
-    named: dict[str, Any] = {}
-    for variable in getattr(layer, "weights", ()):
-        _, inside, name = variable.path.rpartition(f"{layer.name}/")
-        name = name if inside else variable.name  # the layer was renamed after it was built
+    inside = _names_inside(layer, "")
+    variables = list(getattr(layer, "weights", ()))
+    return dict(zip(numbered([inside.get(id(v), v.name) for v in variables]), variables, strict=True))
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The same names, with a numbered suffix where one was there before."""
+    found: dict[str, None] = {}
+    for name in names:
         number = 1
-        while name in named:
+        while name in found:
             number += 1
             name = f"{name.partition(':')[0]}:{number}"
-        named[name] = variable
-    return named
+        found[name] = None
+    return list(found)
+
+
+def _names_inside(layer: Any, prefix: str) -> dict[int, str]:
+    """Variable -> its name; one that several layers hold is named after the innermost."""
+    if not isinstance(layer, keras.layers.Layer):
+        return {}
+    own = (*layer._trainable_variables, *layer._non_trainable_variables)
+    found = {id(v): prefix + _own_name(v, layer.name) for v in own}
+    for inner in sublayers(layer):
+        found |= _names_inside(inner, f"{prefix}{inner.name}/")
+    return found
+
+
+def _own_name(variable: Any, owner: str) -> str:
+    """What follows the owner's name in the path; the bare name if it is not there, since the owner was renamed."""
+    *scopes, name = variable.path.split("/")
+    if owner not in scopes:
+        return variable.name
+    last = len(scopes) - scopes[::-1].index(owner)
+    return "/".join((*scopes[last:], name))
 
 
 def layers_by_path(model: keras.Model) -> dict[str, Any]:

@@ -120,5 +120,11 @@ def _reasons(coupling: Coupled) -> dict[int, str]:
     for reason, tensors in causes:
         for mask in masks_of(coupling, tensors) & held.keys():
             held[mask][reason] = None
-    told = {m: " and ".join(reasons) or "frozen" for m, reasons in held.items()}
+    told = {m: _joined(list(reasons)) or "frozen" for m, reasons in held.items()}
     return told | {m: "zeros that only pad an addition" for m, mask in enumerate(coupling.masks) if mask.dead}
+
+
+def _joined(reasons: list[str]) -> str:
+    """The first few; every layer normalisation of a transformer freezes the same mask."""
+    more = len(reasons) - 3
+    return " and ".join(reasons if more <= 1 else [*reasons[:3], f"{more} more"])

@@ -16,23 +16,36 @@ from keras_qcqp.files import replacing
 
 
 def load_model(path: str) -> Any:
-    """Loads a .keras (or .h5) file; nothing in it is executed.
+    """Loads a .keras or .h5 file, those that Keras 2 wrote included; nothing in it is executed.
 
     Raises:
         FileError: the file is missing.
-        ModelError: it is no intact Keras model, or needs code that is not here.
+        ModelError: it is no intact Keras model, or needs code that is not here (for a file of Keras 2, maybe tf_keras).
     """
     if not Path(path).is_file():
         raise FileError(f"Cannot read model '{path}': no such file.")
-    if path.endswith(".keras") and not zipfile.is_zipfile(path):
+    if path.endswith(".keras") and not (zipfile.is_zipfile(path) or _is_hdf5(path)):
         raise ModelError(f"'{path}' is not a readable Keras model: not a zip archive, or cut off. Save it again.")
     with hushed():
         import keras
 
+        # Whatever the backend, Keras imports TensorFlow, if it is installed, when it first serialises something.
+        keras.saving.serialize_keras_object(keras.DTypePolicy("float32"))
+        from keras_qcqp.legacy.files import load, written_by_keras2
+
+    written = written_by_keras2(path)
+    if written is not None:
+        return load(path, written)
     try:
         return keras.models.load_model(path, safe_mode=True)
     except Exception as error:
         raise ModelError(f"'{path}' is not a readable Keras model: {_explain(error)}{_age(path)}") from error
+
+
+def _is_hdf5(path: str) -> bool:
+    """Keras 2 wrote HDF5 under any name, `.keras` included."""
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def _explain(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -100,6 +101,9 @@ class Walk:
     def _visit(self, node: Node) -> None:
         call = _Call(self, node)
         rule = rules.find(node.cls)
+        told: tuple[list[Any], ...] = (self.ties, self.frozen, self.sums, self.zeros)
+        num_ids = self.num_ids
+        marks = [len(what) for what in told]
         try:
             if rule is None:
                 raise Frozen(rules.missing_reason(node))
@@ -107,6 +111,9 @@ class Walk:
                 raise Frozen(f"operation {node.kind} does not tell its arguments")
             spec = checked(node, call, rule(call))
         except Frozen as verdict:
+            self.num_ids = num_ids  # what the rule said before it gave up is void
+            for what, mark in zip(told, marks, strict=True):
+                del what[mark:]
             spec = self._give_up(node, call, str(verdict))
         except QcqpError:
             raise

@@ -21,6 +21,7 @@ number, or pattern=number,... of which the most specific pattern counts and '*' 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -36,7 +37,7 @@ from keras_qcqp.limits.widths import Widths
 from keras_qcqp.model_io import load_model, save_model
 
 _FLAGS = flags.FlagValues()  # a set of its own: absl's global one holds the flags of whatever else is imported
-_MODEL = flags.DEFINE_string("model", "", "The .keras file to prune.", flag_values=_FLAGS)
+_MODEL = flags.DEFINE_string("model", "", "The .keras (or .h5) file to prune.", flag_values=_FLAGS)
 _OUTPUT = flags.DEFINE_string("output", "", "Where to write the smaller .keras file.", flag_values=_FLAGS)
 _BUDGET = flags.DEFINE_string("budget", None, "Limits such as macs=0.5,params=100000.", flag_values=_FLAGS)
 _PLAN = flags.DEFINE_string("plan", None, "A plan to apply, instead of --budget.", flag_values=_FLAGS)
@@ -238,6 +239,7 @@ def _silent(line: str) -> None:
 def run() -> None:
     """Console entry point."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every device that it does not find
     try:
         try:
             app.run(main, flags_parser=_leave_to_main)

@@ -17,6 +17,7 @@ from keras_qcqp.graph import Graph, read
 from keras_qcqp.importance import criterion
 from keras_qcqp.importance.score import Criterion, WeightValues
 from keras_qcqp.keras_graph import weight_values
+from keras_qcqp.legacy import modern
 from keras_qcqp.limits.allowed import freeze
 from keras_qcqp.limits.budget import Budget
 from keras_qcqp.limits.costs import CostModel
@@ -72,7 +73,8 @@ def prune(
     """Makes a smaller model that meets every budget; the given model is not changed.
 
     Args:
-        model: a Functional or built Sequential model.
+        model: a Functional or built Sequential model. One of Keras 2 (`tf_keras`) is converted by `from_tf_keras`, and
+            the result is a Keras 3 model.
         budget: `{"macs": 0.5}`, `Budget(macs=0.5, params=100_000)` or `"macs=0.5,stage3/*:params=0.6"`; a value in
             (0, 1] is a fraction of the original, above 1 absolute. Every limit is hard.
         importance: name of a criterion, see `keras_qcqp.importance.CRITERIA`.
@@ -101,6 +103,7 @@ def prune(
     search = _Search(time_limit_s, seed, num_workers, progress or (lambda line: None))
     if residual not in (*RESIDUALS, "auto"):
         raise ModelError(f"residual={residual!r} is unknown. {did_you_mean(str(residual), (*RESIDUALS, 'auto'))}")
+    model = modern(model)
     graph, weights = read(model), weight_values(model)
     _require_finite(weights)
     found = _best(job, graph, weights, search) if residual == "auto" else job.solve(graph, weights, residual, search)
@@ -259,5 +262,6 @@ def _recounted(job: _Job, found: _Found, smaller: keras.Model) -> dict[str, int]
 def _require_finite(weights: WeightValues) -> None:
     for layer, named in weights.items():
         for values in named.values():
-            if np.issubdtype(values.dtype, np.floating) and not np.all(np.isfinite(values)):
+            # NumPy does not count bfloat16 among its own floating types.
+            if keras.backend.is_float_dtype(values.dtype.name) and not np.all(np.isfinite(values)):
                 raise ModelError(f"Layer '{layer}' has NaN or infinite weights; importance is undefined.")

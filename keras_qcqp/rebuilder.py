@@ -21,6 +21,7 @@ from keras_qcqp.channels import Adapter, Lookup, Values, substitute
 from keras_qcqp.copier import Changes, copied
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.errors import ModelError, PlanError
+from keras_qcqp.legacy import modern
 from keras_qcqp.plan import LayerPlan, Plan
 from keras_qcqp.plan_check import empties, require_match
 from keras_qcqp.residual.realign import aligned, zeroed
@@ -30,7 +31,7 @@ Weights = Mapping[str, Values]
 
 
 def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
-    """Builds the smaller model of a plan; the given model is not changed.
+    """Builds the smaller model of a plan; the given model is not changed, one of Keras 2 is converted.
 
     Names, dtypes, regularisers, trainable flags, nesting and compile settings stay; an optimizer starts afresh, since
     its state belongs to weights that no longer exist.
@@ -39,6 +40,7 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
         ModelError: the model cannot be read, or a layer cannot be built from its configuration.
         PlanError: the plan was made for another model (names the first difference) or contradicts itself.
     """
+    model = modern(model)
     coupling, alive = _checked_coupling(model, plan)
     specs = {node.layer: coupling.specs[node.name] for node in coupling.first_calls()}
     values: dict[str, Values] = dict(keras_graph.weight_values(model))
@@ -74,6 +76,7 @@ def masked(model: keras.Model, plan: Plan) -> keras.Model:
     Raises:
         ModelError, PlanError: as `rebuild`.
     """
+    model = modern(model)
     coupling, _ = _checked_coupling(model, plan)
     values = keras_graph.weight_values(model)
     for node in coupling.first_calls():
@@ -126,8 +129,8 @@ def _build(model: keras.Model, values: Weights, changes: Changes) -> keras.Model
     clone = copied(model, changes)
     clone_layers = keras_graph.layers_by_path(clone)
     for path, named in values.items():
-        if path not in clone_layers and changes.absent:
-            continue
+        if not named or (path not in clone_layers and changes.absent):
+            continue  # without weights it may have another name: Keras names the mask operations of a Sequential
         layer = clone_layers[path]
         for value, variable in zip(named.values(), keras_graph.named_weights(layer).values(), strict=True):
             variable.assign(value)  # in Keras' order; names may be automatic

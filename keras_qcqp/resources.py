@@ -85,12 +85,12 @@ COUNTERS: Mapping[str, tuple[str, Counter]] = {
 }
 """Resource name -> unit, and the terms that add up to it.
 
-macs: multiply-accumulates of convolutions and Dense layers for one sample, every kernel position counted, borders
-included. params: all variables, as `model.count_params()`. weight_bytes: their bytes in the model's own dtypes.
-activation_bytes: the output of every layer call, network inputs included, for one sample; with union residuals an upper
-bound, since what aligns the operands of an addition depends on the order of their channels. peak_bytes: the most bytes
-of tensors that live at once while the deployed file runs, which is no sum (see `MOMENTS`). tflite_bytes: the size of
-that file, an upper bound.
+macs: multiply-accumulates of convolutions, Dense and recurrent layers for one sample, every kernel position and time
+step counted, borders included. params: all variables, as `model.count_params()`. weight_bytes: their bytes in the
+model's own dtypes. activation_bytes: the output of every layer call, network inputs included, for one sample; with
+union residuals an upper bound, since what aligns the operands of an addition depends on the order of their channels.
+peak_bytes: the most bytes of tensors that live at once while the deployed file runs, which is no sum (see `MOMENTS`).
+tflite_bytes: the size of that file, an upper bound.
 """
 
 MOMENTS: Mapping[str, Callable[[Coupling, str], Moments]] = {"peak_bytes": peak_steps}

@@ -35,9 +35,15 @@ def shake(model: keras.Model, seed: int = 0) -> keras.Model:
 
 
 def images(model: keras.Model, count: int = 3, seed: int = 1) -> list[np.ndarray]:
-    """Random inputs, one array for each input of the model."""
+    """Random inputs, one array for each input of the model: small numbers, counts or words, as its dtype asks."""
     random = np.random.default_rng(seed)
-    return [random.normal(size=(count, *x.shape[1:])).astype("float32") for x in model.inputs]
+    return [_array(random, (count, *x.shape[1:]), x.dtype) for x in model.inputs]
+
+
+def _array(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    if dtype == "string":
+        return keras.ops.convert_to_tensor(random.choice(["a", "b", "c"], shape).tolist(), dtype="string")
+    return random.integers(0, 7, shape).astype(dtype) if "int" in dtype else random.normal(size=shape).astype(dtype)
 
 
 def outputs(model: keras.Model, arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -215,15 +215,20 @@ def test_what_is_no_graph_is_refused(model, text):
     assert text in str(caught.value)
 
 
-def test_bad_weights_and_configurations_are_named():
-    model = NETWORKS["chain"]()
-    kernel = model.get_layer("b_conv").kernel
-    kernel.assign(keras.ops.full(kernel.shape, float("nan")))
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_weights_that_are_no_numbers_are_named(dtype):
+    image = keras.Input((4, 4, 3))
+    x = L.Conv2D(3, 1, dtype=dtype, name="broken")(L.Conv2D(5, 1, dtype=dtype)(image))
+    model = keras.Model(image, L.Conv2D(2, 1, dtype=dtype)(x))
+    kernel = model.get_layer("broken").kernel
+    kernel.assign(keras.ops.full(kernel.shape, float("nan"), dtype=dtype))
     with pytest.raises(
-        keras_qcqp.ModelError, match="Layer 'b_conv' has NaN or infinite weights; importance is undefined"
+        keras_qcqp.ModelError, match="Layer 'broken' has NaN or infinite weights; importance is undefined"
     ):
         keras_qcqp.prune(model, {"macs": 0.5})
 
+
+def test_bad_configurations_are_named():
     class NoConfig(L.Layer):
         def __init__(self, array):
             super().__init__(name="odd")

@@ -11,6 +11,7 @@ import keras
 import networks
 import numpy as np
 import pytest
+import tf_keras
 
 import keras_qcqp
 
@@ -72,6 +73,22 @@ def test_the_rule_example_runs():
 
     assert ChannelScale in RULES
     del RULES[ChannelScale]
+
+
+def test_the_example_of_keras_2_runs():
+    class Scale(tf_keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    class Scale3(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    convolutions = [tf_keras.layers.Conv2D(width, 3) for width in (16, 16, 4)]
+    layers = [tf_keras.layers.Input((8, 8, 3)), Scale(), *convolutions]
+    names: dict[str, object] = {"old_model": tf_keras.Sequential(layers), "Scale": Scale3}
+    exec(PYTHON[5], names)
+    assert type(names["result"].model.layers[0]) is Scale3
 
 
 @pytest.mark.parametrize(

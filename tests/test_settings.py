@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from networks import NETWORKS, images, outputs, shake
@@ -28,7 +30,7 @@ def test_layers_costs_and_width_rules_at_once_hold_in_the_rebuilt_model():
     stem, b1, b2 = (result.model.get_layer(f"{name}_conv").filters for name in ("stem", "b1", "b2"))
     assert stem % 2 == 0 and b1 == 7 and b2 <= 9
     assert keras_qcqp.measure(result.model)["macs"] <= 0.7 * keras_qcqp.measure(model)["macs"]
-    kernels = sum(result.model.get_layer(name).kernel.shape.num_elements() for name in ("a1_conv", "a2_conv"))
+    kernels = sum(math.prod(result.model.get_layer(name).kernel.shape) for name in ("a1_conv", "a2_conv"))
     assert kernels <= 0.5 * 2 * 9 * 8 * 6
     assert result.solution.usage["us"] == 5 + table[stem, b1] + 2 * b2 * 5 <= 110
     assert len({position in result.plan["a1_conv"].out_index[0] for position in (0, 1)}) == 1

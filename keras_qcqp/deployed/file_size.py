@@ -55,7 +55,7 @@ def _operator_bytes(op: Op) -> int:
     if op.kind in ("INPUT", "CONSTANT"):
         return 0
     reads = len(op.reads) + len(_stored(op))
-    extra = _OPAQUE if op.label.endswith("opaque_2") else 0
+    extra = _OPAQUE if op.label.endswith("opaque_0") else 0
     return _OPERATOR + _OPTIONS.get(op.kind, 8) + 4 + 4 * reads + extra
 
 

@@ -29,12 +29,17 @@ def lower(coupling: Coupling, resource: str) -> Program:
     """The operators of a network, nothing fused yet, in the order of its layers.
 
     Raises:
-        BudgetError: a size is unknown, so `resource` cannot be counted.
+        BudgetError: a size is unknown, or what goes on inside a layer, so `resource` cannot be counted.
     """
     graph, ops, made = coupling.graph, dict[int, Op](), dict[int, int]()
     for node in graph.nodes:
         if any(None in tensor.shape[1:] for tensor in node.outputs):
             raise BudgetError(unknown_size(node, resource))
+        if node.cls in LARGE_INSIDE:
+            raise BudgetError(
+                f"'{resource}' cannot be counted: '{node.name}' ({node.kind}) holds scores for all pairs of positions, "
+                "and how the converter writes them is not known. Leave this budget out."
+            )
     scopes = Scopes(graph.name)
     for node in graph.nodes:
         if issubclass(node.cls, keras.layers.InputLayer):
@@ -246,6 +251,13 @@ def nothing(site: Site) -> int:
 
 _L: Any = keras.layers
 ANY_FORMAT = {_L.Flatten, *(getattr(_L, f"ZeroPadding{n}D") for n in (2, 3))}
+LARGE_INSIDE = {
+    getattr(_L, name)
+    for name in ("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention")
+    if hasattr(_L, name)
+}
+"""Layers that make tensors larger than those they take and return."""
+
 LOWERINGS: dict[type, Lowering] = {
     **MOVING,
     **dict.fromkeys([_L.Conv1D, _L.Conv2D, _L.Conv3D], convolution),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from keras_qcqp.deployed.activations import FUNCTIONS, name_of
 from keras_qcqp.deployed.naming import Scopes
 from keras_qcqp.deployed.program import Constant, Op, Value
 from keras_qcqp.graph import Node, Tensor
-from keras_qcqp.terms import Term
+from keras_qcqp.terms import Term, item_bytes
 
 
 class Site:
@@ -97,15 +97,20 @@ class Site:
         return self.activate(x, name_of(self.config.get("activation")))
 
     def opaque(self, reads: tuple[int, ...], port: int = 0) -> int:
-        """A call of which nothing is known: two more tensors of the size of the largest it touches live with it."""
+        """A call of which nothing is known: two more tensors of the size of each that it touches live with it.
+
+        Not of the largest only, since after pruning it may be another one.
+        """
         result = self.result(port)
-        widest = max([*(self.value(r) for r in reads), result], key=lambda value: math.prod(value.shape))
         constants = tuple(
             self.weight(name, "plain", f"opaque/{name}", self.count(1)) for name in self.node.weights if port == 0
         )
-        first = self.emit("UNKNOWN", "opaque", reads, widest, constants=constants)
-        second = self.emit("UNKNOWN", "opaque_1", (*reads, first), widest)
-        return self.emit("UNKNOWN", "opaque_2", (*reads, first, second), result)
+        made: tuple[int, ...] = ()
+        for size in _distinct([*(self.value(r) for r in reads), result]):
+            for _ in range(2):
+                label = f"opaque_{len(made)}" if made else "opaque"
+                made += (self.emit("UNKNOWN", label, (*reads, *made), size, constants=() if made else constants),)
+        return self.emit("UNKNOWN", "opaque_0", (*reads, *made), result)
 
     def aligned(self, x: int, k: int) -> int:
         """The `k`-th operand of an addition, brought to the channels of the sum.
@@ -157,8 +162,38 @@ class Site:
         return Term(self.node, number, ())
 
 
+def _distinct(values: Sequence[Value]) -> list[Value]:
+    """Without those that another one is never smaller than, whatever is pruned."""
+    found: list[Value] = []
+    for value in sorted(values, key=lambda value: -math.prod(value.shape)):
+        entries = _entries(value)
+        if not any(all(other.get(c, 0) >= n for c, n in entries.items()) for other in map(_entries, found)):
+            found.append(value)
+    return found
+
+
+def _entries(value: Value) -> dict[int, int]:
+    """Channel -> its number of entries; those that are never pruned are counted under -1."""
+    if value.axis is None:
+        return {-1: math.prod(value.shape)}
+    places = math.prod(value.shape) // value.shape[value.axis]
+    channels, times = np.unique(value.ids, return_counts=True)
+    return {**dict(zip(channels.tolist(), (times * places).tolist(), strict=True)), -1: value.extra * places}
+
+
 def as_value(tensor: Tensor, channels: Channels) -> Value:
     """A tensor of the Keras graph as it is deployed, for a batch of one; all its sizes are known."""
     sizes = tuple(size for size in tensor.shape[1:] if size is not None)
     axis = channels.axis if len(channels) else None
     return Value((1, *sizes), axis, channels.ids if axis is not None else np.zeros(0, int), tensor.dtype)
+
+
+def together(values: Sequence[Value]) -> Value:
+    """A tensor with as many entries as all of these."""
+    times = [math.prod(size for axis, size in enumerate(v.shape) if axis != v.axis) for v in values]
+    unit = math.gcd(*times)  # keeps the list of channels short
+    pairs = list(zip(values, times, strict=True))
+    ids = [np.repeat(v.ids, t // unit) for v, t in pairs if v.axis is not None]
+    fixed = sum(t // unit if v.axis is None else v.extra * t // unit for v, t in pairs)
+    channels = np.concatenate([np.zeros(0, int), *ids])
+    return Value((unit, len(channels)), 1, channels, max((v.dtype for v in values), key=item_bytes), fixed)

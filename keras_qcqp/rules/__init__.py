@@ -6,15 +6,35 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from keras_qcqp.channels import Call, Macs, Rule, Spec, Values
+from keras_qcqp.channels import Call, Frozen, Macs, Rule, Spec, Values
 from keras_qcqp.graph import Node
 from keras_qcqp.layer_plan import LayerPlan
-from keras_qcqp.rules import applications, convolution, elementwise, merging, operations, shaping
+from keras_qcqp.rules import (
+    applications,
+    attention,
+    convolution,
+    einsum,
+    elementwise,
+    embedding,
+    masks,
+    merging,
+    norms,
+    operations,
+    recurrent,
+    shaping,
+    wrappers,
+)
 
 RULES: dict[type, Rule] = {
+    **attention.RULES,
     **convolution.RULES,
+    **einsum.RULES,
     **elementwise.RULES,
+    **embedding.RULES,
+    **masks.RULES,
     **merging.RULES,
+    **norms.RULES,
+    **recurrent.RULES,
     **shaping.RULES,
     **applications.RULES,
 }
@@ -75,3 +95,13 @@ def missing_reason(node: Node) -> str:
     if cls.__module__.startswith("keras.src.ops."):
         return f"operation {node.kind} of keras.ops is not followed yet; a built-in layer may be"
     return f"no rule for layer class {node.kind}; add one with keras_qcqp.register_rule({node.kind}, rule)"
+
+
+def _required(node: Node) -> Rule:
+    rule = find(node.cls)
+    if rule is None:
+        raise Frozen(missing_reason(node))
+    return rule
+
+
+RULES.update(wrappers.rules(_required))

@@ -7,9 +7,9 @@ import math
 import keras
 import numpy as np
 
-from keras_qcqp.channels import Axis, Call, Channels, Computed, In, Out, Rule, Spec, normal_axis
+from keras_qcqp.channels import Axis, Call, Channels, Computed, In, Out, Rule, Spec
 from keras_qcqp.graph import Shape
-from keras_qcqp.rules.elementwise import is_elementwise
+from keras_qcqp.rules.elementwise import activation_name, is_elementwise
 
 
 def channel_axis(call: Call) -> int:
@@ -37,12 +37,8 @@ def activate(call: Call, outputs: Channels) -> Channels:
     """Freezes the outputs of a layer whose activation looks at several channels at once."""
     activation = call.node.config.get("activation")
     if not is_elementwise(activation):
-        call.freeze(outputs.ids, f"activation {_name(activation)!r} is not known to work channel by channel")
+        call.freeze(outputs.ids, f"activation {activation_name(activation)!r} is not known to work channel by channel")
     return outputs
-
-
-def _name(activation: object) -> object:
-    return activation.get("config", activation) if isinstance(activation, dict) else activation
 
 
 def conv(call: Call) -> Spec:
@@ -139,15 +135,6 @@ def dense(call: Call) -> Spec:
     return Spec((out,), {"kernel": (reads, Out()), "bias": (Out(),)}, {"units": Out()}, macs)
 
 
-def batch_norm(call: Call) -> Spec:
-    """BatchNormalization: one scale, shift, mean and variance for each channel of its axis."""
-    (x,) = call.inputs
-    axis = normal_axis(call.node.config["axis"], len(call.node.inputs[0].shape))
-    follows = In() if axis == x.axis else None
-    names = ("gamma", "beta", "moving_mean", "moving_variance")
-    return Spec((x,), {name: (follows,) for name in names})
-
-
 def _mixing(
     area: int | None, reads: Axis | None, in_channels: int | None, groups: int = 1
 ) -> tuple[int | None, tuple[Axis, ...]]:
@@ -167,5 +154,4 @@ RULES: dict[type, Rule] = {
     **dict.fromkeys([_L.DepthwiseConv1D, _L.DepthwiseConv2D], depthwise),
     **dict.fromkeys([_L.SeparableConv1D, _L.SeparableConv2D], separable),
     _L.Dense: dense,
-    _L.BatchNormalization: batch_norm,
 }

@@ -28,6 +28,11 @@ def is_elementwise(activation: Any) -> bool:
     return activation in ELEMENTWISE_FUNCTIONS
 
 
+def activation_name(activation: Any) -> Any:
+    """How to call a serialised activation."""
+    return activation.get("config", activation) if isinstance(activation, dict) else activation
+
+
 def unchanged(call: Call) -> Spec:
     """Every value is mapped on its own: ids pass through."""
     return Spec(call.inputs[:1])

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_qcqp.channels import Call, Channels, Frozen, Rule, Spec, normal_axis
 from keras_qcqp.graph import Shape, TensorRef
-from keras_qcqp.rules import indexing
+from keras_qcqp.rules import indexing, masks
 from keras_qcqp.rules.elementwise import softmax, unchanged
 from keras_qcqp.rules.merging import join, sum_broadcast, tie_broadcast
 from keras_qcqp.rules.shaping import move_axis, reshaped
@@ -24,6 +24,11 @@ def unary(call: Call) -> Spec:
 def binary(call: Call) -> Spec:
     """A function of two values at a time, NumPy broadcasting; the second may be a number."""
     return Spec((tie_broadcast(call, *_broadcast(call)),))
+
+
+def compare(call: Call) -> Spec:
+    """Comparisons and logic, one pair of values at a time; masks of time steps may have no channels at all."""
+    return binary(call) if any(len(x) for x in call.inputs) else Spec((call.fresh(axis=0),))
 
 
 def add(call: Call) -> Spec:
@@ -109,12 +114,15 @@ _UNARY = """Abs Absolute Cast Celu Ceil Clip Cos Elu Erf Exp Expm1 Floor Gelu Ha
     Identity LeakyRelu Log Log1p LogSigmoid Negative Reciprocal Relu Relu6 Round Rsqrt Selu Sigmoid Sign Silu Sin
     SoftShrink Softplus Softsign SparsePlus Sqrt Square Squareplus Tanh TanhShrink Threshold""".split()
 _BINARY = ["Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power"]
+_COMPARING = "Equal NotEqual Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr LogicalXor LogicalNot".split()
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY, unary),
     **dict.fromkeys(_BINARY, binary),
+    **dict.fromkeys(_COMPARING, compare),
     **dict.fromkeys(["Add", "Subtract"], add),
     **indexing.RULES,
+    **masks.OPERATIONS,
     **dict.fromkeys(["Mean", "Sum", "Max", "Min", "Amax", "Amin"], reduction),
     "Concatenate": concatenate,
     "ExpandDims": expand_dims,

@@ -12,6 +12,7 @@ from keras_qcqp.channels import NETWORK_INPUT, Axis, Call, Channels, Frozen, Out
 from keras_qcqp.graph import Shape
 from keras_qcqp.rules.convolution import channel_axis
 from keras_qcqp.rules.elementwise import unchanged
+from keras_qcqp.rules.masks import hold_masks
 
 
 def network_input(call: Call) -> Spec:
@@ -50,6 +51,7 @@ def _entry(value: Any, position: int) -> Any:
 def global_pooling(call: Call) -> Spec:
     """Global pooling keeps the channels and drops (or keeps as 1) every other axis."""
     _refuse_along_channels(call)
+    hold_masks(call)
     axis = call.inputs[0].axis if call.node.config["keepdims"] else 1
     return Spec((Channels(call.inputs[0].ids, axis),))
 
