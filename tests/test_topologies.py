@@ -112,6 +112,33 @@ def test_shaking_leaves_no_constant_weight():
         assert np.ptp(value) > 0
 
 
+@keras.saving.register_keras_serializable("topologies")
+class Numbered(L.ReLU):
+    """Adds to the name it is given, as blocks of some zoos do."""
+
+    def __init__(self, name=None, **config):
+        super().__init__(name=f"{name}_0", **config)
+
+
+def test_layers_that_add_to_their_names_keep_them():
+    image = keras.Input((4, 4, 3))
+    model = keras.Model(image, L.Dense(2, name="head")(Numbered(name="odd")(L.Conv2D(4, 3, name="conv")(image))))
+    coupling = couple(read(model))
+    everything = plan_from(coupling, tuple(np.ones(m.size, bool) for m in coupling.masks))
+    assert [x.name for x in keras_qcqp.rebuild(model, everything).layers[1:]] == ["conv", "odd_0", "head"]
+
+
+def test_calibrated_networks_see_their_inputs():
+    """Without it the depthwise convolutions of this one leave nothing of an image but its batch norms' shifts."""
+    model = keras.applications.MobileNetV2((32, 32, 3), weights=None, classifier_activation=None)
+    topology_row.shake(model)
+    momentum = model.get_layer("bn_Conv1").momentum
+    topology_row.calibrate(model)
+    first, second = (topology_row.outputs(model, topology_row.inputs(model, seed))[0] for seed in (1, 2))
+    assert np.abs(first - second).max() > 0.1 * np.abs(first).max()
+    assert model.get_layer("bn_Conv1").momentum == momentum
+
+
 @pytest.mark.parametrize("name", ["MobileNetV3Small"])
 def test_networks_of_keras_applications(name):
     require_passed(topology_row.row_of("keras", name, time_limit_s=1))
