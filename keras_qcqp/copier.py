@@ -188,6 +188,8 @@ def _from_config(layer: Any, path: str, edits: Mapping[str, Any]) -> Any:
         with keras.saving.custom_object_scope(custom_objects(layer)), keras_graph.copying(layer) as share:
             copy = type(layer).from_config(_startable({**_configured(layer), **edits}))
             share(copy)
+            if copy.name != layer.name:
+                copy.name = layer.name  # some constructors add to the name they are given
             return copy
     except Exception as error:
         raise ModelError(

@@ -65,8 +65,8 @@ def test_one_door_for_each_heavy_dependency(library):
     assert doors == {ONE_DOOR[library]}
 
 
-@pytest.mark.parametrize("peer", ["cplex", "pyscipopt"])
-def test_peers_are_never_imported(peer):
+@pytest.mark.parametrize("peer", ["cplex", "keras_cv_attention_models", "keras_hub", "pyscipopt"])
+def test_peers_and_zoos_are_never_imported(peer):
     assert not {name for name, path in modules().items() if any(i.split(".")[0] == peer for i in imports(path))}
 
 

@@ -17,6 +17,7 @@ from keras_qcqp.channels import Call, Frozen, Macs, Rule, Spec, Values
 from keras_qcqp.graph import Node
 from keras_qcqp.layer_plan import LayerPlan
 from keras_qcqp.rules import (
+    applications,
     attention,
     convolution,
     einsum,
@@ -46,6 +47,7 @@ RULES: dict[type, Rule] = {
     **norms.RULES,
     **recurrent.RULES,
     **shaping.RULES,
+    **applications.RULES,
 }
 
 
