@@ -23,7 +23,7 @@ from keras_qcqp.graph import read
 from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.problem import Resource
 
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 EXACT = {"macs", "params", "weight_bytes"}
 THOROUGH = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 
