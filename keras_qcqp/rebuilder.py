@@ -44,14 +44,16 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
     coupling, alive = _checked_coupling(model, plan)
     specs = {node.layer: coupling.specs[node.name] for node in coupling.first_calls()}
     values: dict[str, Values] = dict(keras_graph.weight_values(model))
-    for path, layer_plan in plan.layers.items():
-        values[path] = sliced(values[path], specs[path], layer_plan)
     fate = fates(coupling, alive) if empties(plan) else NOTHING
+    built = {node.layer for node in coupling.graph.nodes if node.name not in fate.absent}
+    plans = {path: layer_plan for path, layer_plan in plan.layers.items() if path in built}
+    for path, layer_plan in plans.items():
+        values[path] = sliced(values[path], specs[path], layer_plan)
     changes = Changes(
-        config={path: _edited(specs[path].config, p) for path, p in plan.layers.items()},
-        arguments={path: _edited(specs[path].arguments, p) for path, p in plan.layers.items()},
+        config={path: _edited(specs[path].config, p) for path, p in plans.items()},
+        arguments={path: _edited(specs[path].arguments, p) for path, p in plans.items()},
         before=_alignments(coupling, plan, aligned),
-        after=_corrections(coupling, plan),
+        after=_corrections(coupling, plans),
         absent=fate.absent,
         constants=constants(model, coupling, plan, fate),
     )
@@ -92,12 +94,12 @@ def masked(model: keras.Model, plan: Plan) -> keras.Model:
     return _build(model, values, Changes(before=before))
 
 
-def _corrections(coupling: Coupling, plan: Plan) -> dict[str, Adapter]:
+def _corrections(coupling: Coupling, plans: Mapping[str, LayerPlan]) -> dict[str, Adapter]:
     """Path of each call that makes up for dropped channels -> what to do to its output."""
     found = {}
     for node in coupling.first_calls():
         correct = coupling.specs[node.name].after
-        adapter = correct(plan[node.layer]) if correct else None
+        adapter = correct(plans[node.layer]) if correct and node.layer in plans else None
         if adapter is not None:
             found[node.layer] = adapter
     return found

@@ -5,10 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from generator import Generator
 from networks import NETWORKS, conv_bn, images, outputs, shake
+from selections import random_keep
 
 import keras_qcqp
-from keras_qcqp.branches.removable import emptied, removable_masks
+from keras_qcqp.branches.removable import emptied, removable_masks, spare_masks
 from keras_qcqp.coupling import Coupling, couple
 from keras_qcqp.graph import read
 from keras_qcqp.plan import Plan, plan_from
@@ -111,6 +113,58 @@ def test_union_residuals_lose_a_branch_without_a_trace():
     coupling = couple(read(model), residual="union")
     smaller = require_equal(model, plan_without(coupling, {"a2_conv"}))
     assert {"a1_conv", "a2_conv", "a2_bn", "sum_a"}.isdisjoint(layers(smaller))
+
+
+def without_orphans(coupling: Coupling, keep: list[np.ndarray]) -> bool:
+    """Drops what a sum has nothing to add for; False where that empties what must stay."""
+    changed = True
+    while changed:
+        changed = False
+        for need in coupling.needs:
+            met = np.any([keep[mask][index] for mask, index in need.sources], axis=0)
+            alone = need.index[keep[need.mask][need.index] & ~met]
+            keep[need.mask][alone] = False
+            changed |= len(alone) > 0
+    may = removable_masks(coupling) | spare_masks(coupling)
+    return all(k.any() or m in may or coupling.masks[m].dead for m, k in enumerate(keep))
+
+
+def require_law_without_branches(model: keras.Model, residual: str, seed: int) -> bool:
+    """Empties some of the masks that may go; False where the network has none, or cannot do without these."""
+    coupling, random = couple(read(model), residual=residual), np.random.default_rng(seed)
+    removable = removable_masks(coupling)
+    keep = [k.copy() for k in random_keep(coupling, seed)]
+    for mask in sorted(removable):
+        keep[mask] &= random.random() < 0.4
+    for _ in range(len(keep)):
+        if not without_orphans(coupling, keep):
+            return False
+        for mask in emptied(coupling, keep, removable):
+            keep[mask][:] = False
+    if all(keep[mask].any() for mask in removable):
+        return False
+    require_equal(model, plan_from(coupling, tuple(keep)))
+    return True
+
+
+def drawn(seed: int) -> keras.Model:
+    keras.backend.clear_session()
+    random = np.random.default_rng(seed)
+    return shake(Generator(lambda n: int(random.integers(n))).build(), seed)
+
+
+@pytest.mark.parametrize("residual", ["tied", "union"])
+def test_generated_networks_lose_branches(residual):
+    done = [require_law_without_branches(drawn(seed), residual, seed) for seed in range(40, 64)]
+    assert sum(done) >= 3, "some of these networks have branches that can go"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("residual", ["tied", "union"])
+@pytest.mark.parametrize("block", range(10))
+def test_many_generated_networks_lose_branches(block, residual):
+    for seed in range(1000 + 100 * block, 1100 + 100 * block):
+        require_law_without_branches(drawn(seed), residual, seed)
 
 
 @pytest.mark.parametrize("residual", ["tied", "union"])

@@ -18,7 +18,7 @@ from selections import random_keep
 
 import keras_qcqp
 from keras_qcqp import resources
-from keras_qcqp.coupling import RESIDUALS, Coupling, couple
+from keras_qcqp.coupling import GROUP_CONVS, RESIDUALS, Coupling, couple
 from keras_qcqp.graph import read
 from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.problem import Resource
@@ -99,22 +99,22 @@ def test_rebuilt_model_is_ordinary(name, residual, tmp_path):
 
 @pytest.mark.parametrize("residual", RESIDUALS)
 @QUICK
-@given(data=st.data(), seed=st.integers(0, 1000))
-def test_law_on_generated_networks(residual, data, seed):
+@given(data=st.data(), seed=st.integers(0, 1000), group_conv=st.sampled_from(GROUP_CONVS))
+def test_law_on_generated_networks(residual, data, seed, group_conv):
     keras.backend.clear_session()
     model = Generator(lambda n: data.draw(st.integers(0, n - 1))).build()
-    require_law(shake(model, seed), seed, residual)
+    require_law(shake(model, seed), seed, residual, group_conv)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("block", range(10))
 @THOROUGH
-@given(data=st.data(), seed=st.integers(0, 1000))
-def test_law_on_many_generated_networks(block, residual, data, seed):
+@given(data=st.data(), seed=st.integers(0, 1000), group_conv=st.sampled_from(GROUP_CONVS))
+def test_law_on_many_generated_networks(block, residual, data, seed, group_conv):
     keras.backend.clear_session()
     model = Generator(lambda n: data.draw(st.integers(0, n - 1))).build()
-    require_law(shake(model, seed), seed, residual)
+    require_law(shake(model, seed), seed, residual, group_conv)
 
 
 def test_zeroing_the_producers_instead_is_wrong():
