@@ -245,13 +245,16 @@ def _best(job: _Job, graph: Graph, weights: WeightValues, search: _Search) -> _F
 def _recounted(job: _Job, found: _Found, smaller: keras.Model) -> dict[str, int]:
     """What the rebuilt model costs by its own shapes: what was promised, or less where that is a bound.
 
-    Batch norms and biases of branches that went are promised, and folded away.
+    Batch norms and biases of branches that went are promised, and folded away. Where operands are aligned around
+    operators of which nothing is known, the order of execution may be foretold differently for the rebuilt model, and
+    its peak with it; what counts then is the limit.
     """
     promised, counted = found.solution.usage, job.meter.usage(couple(read(smaller)).unpruned, job.asked)
     bounded = tuple(promised) if found.gone else _BOUNDS if found.coupling.bounded else ()
     for name, value in promised.items():
-        least = 0 if name.partition("[")[0] in bounded else value
-        if not least <= counted.get(name, -1) <= value:
+        loose = name.partition("[")[0] in bounded
+        most = max(value, found.problem.limits.get(name, value)) if loose else value
+        if not (0 if loose else value) <= counted.get(name, -1) <= most:
             raise QcqpError(
                 f"Internal error: the rebuilt model costs {counted}, the solver promised {dict(promised)}. "
                 "Please report this model."
