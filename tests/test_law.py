@@ -125,6 +125,20 @@ def test_law_on_many_generated_networks(block, residual, data, seed, group_conv)
     require_law(shake(model, seed), seed, residual, group_conv)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(20))
+def test_law_on_networks_by_number(block):
+    """A hundred networks each, both kinds of residuals and of grouped convolutions: quicker than by hypothesis."""
+    for seed in range(100 * block, 100 * block + 100):
+        keras.backend.clear_session()
+        random = np.random.default_rng(seed)
+        model = Generator(lambda n, random=random: int(random.integers(n))).build()
+        try:
+            require_law(shake(model, seed), seed, RESIDUALS[seed % 2], GROUP_CONVS[seed // 2 % 2])
+        except Exception as error:
+            raise AssertionError(f"network {seed}") from error
+
+
 def test_zeroing_the_producers_instead_is_wrong():
     """Why the reference is what it is: a batch norm's shift and a sigmoid revive a channel zeroed where it is made."""
     model = shake(NETWORKS["chain"]())
