@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ from keras_qcqp.solvers.search import gap_of
 from keras_qcqp.transfer import transfer
 
 Tell = Callable[[str], None]
+_DEPLOYED = ("peak_bytes", "tflite_bytes")
 _BOUNDS = ("activation_bytes", "peak_bytes", "tflite_bytes")  # where the network aligns or corrects tensors
 
 
@@ -245,16 +247,17 @@ def _best(job: _Job, graph: Graph, weights: WeightValues, search: _Search) -> _F
 def _recounted(job: _Job, found: _Found, smaller: keras.Model) -> dict[str, int]:
     """What the rebuilt model costs by its own shapes: what was promised, or less where that is a bound.
 
-    Batch norms and biases of branches that went are promised, and folded away. Where operands are aligned around
-    operators of which nothing is known, the order of execution may be foretold differently for the rebuilt model, and
-    its peak with it; what counts then is the limit.
+    Batch norms and biases of branches that went are promised, and folded away. Of a deployed file the limit counts:
+    narrow tensors may make an operator superfluous, and around operators of which nothing is known the order of
+    execution may be foretold differently for the rebuilt model.
     """
     promised, counted = found.solution.usage, job.meter.usage(couple(read(smaller)).unpruned, job.asked)
     bounded = tuple(promised) if found.gone else _BOUNDS if found.coupling.bounded else ()
     for name, value in promised.items():
-        loose = name.partition("[")[0] in bounded
-        most = max(value, found.problem.limits.get(name, value)) if loose else value
-        if not (0 if loose else value) <= counted.get(name, -1) <= most:
+        plain = name.partition("[")[0]
+        least = 0 if plain in (*bounded, *_DEPLOYED) else value
+        most = found.problem.limits.get(name, math.inf) if plain in _DEPLOYED else value
+        if not least <= counted.get(name, -1) <= most:
             raise QcqpError(
                 f"Internal error: the rebuilt model costs {counted}, the solver promised {dict(promised)}. "
                 "Please report this model."
