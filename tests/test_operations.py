@@ -406,3 +406,14 @@ def test_zeros_pass_through_operations():
     coupling = couple(read(model), residual="union")
     assert sum(m.size for m in coupling.masks if m.dead) == 4
     require_law(model, 0, "union")
+
+
+def test_an_empty_part_of_a_split_stays_empty():
+    """Sizes that add up to all channels, taken for places, leave a last part without any."""
+    image = keras.Input((6, 6, 3), name="image")
+    left, right, _ = keras.ops.split(L.Conv2D(8, 3, padding="same", name="a")(image), [3, 8], axis=-1)
+    joined = keras.ops.concatenate([L.Conv2D(4, 1, name="b")(left), right], axis=-1)
+    model = keras.Model(image, L.Dense(2, name="head")(L.Flatten(name="flat")(joined)))
+    assert couple(read(model), strict=True).frozen == ()
+    for residual in ("tied", "union"):
+        require_law(shake(model), 1, residual)

@@ -99,9 +99,7 @@ def parted(call: Call, axis: int) -> Spec:
     if axis != x.axis:
         return Spec((x,) * len(call.node.outputs))
     ends = list(itertools.accumulate(tensor.shape[axis] or 0 for tensor in call.node.outputs))
-    parts = tuple(Channels(ids, axis) for ids in np.split(x.ids, ends[:-1]))
-    if any(not len(part) for part in parts):
-        raise Frozen("a part without channels")
+    parts = tuple(Channels(ids, axis) for ids in np.split(x.ids, ends[:-1]))  # one may be empty, and stays so
     if call.is_fixed(x):
         return Spec(parts)
     return Spec(parts, config={"indices_or_sections": tuple(In(stop=end) for end in ends[:-1])})
