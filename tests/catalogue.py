@@ -95,7 +95,8 @@ def classify(coupling: Coupling, node: Node) -> Found:
     made = np.setdiff1d(_all(spec.held), _all(given))
     passed = np.intersect1d(_all(x.ids for x in spec.outputs), _all(given))
     free_made, free_passed = made[~frozen[made]], passed[~frozen[passed]]
-    reasons = "; ".join(_anonymous(f.reason, node.kind) for f in coupling.frozen if f.node == node.name)
+    told = [_anonymous(f.reason, node.kind) for f in coupling.frozen if f.node == node.name]
+    reasons = "; ".join(dict.fromkeys(told))
     if len(free_made):
         return Found("prunable", _listed(_inside(spec.hidden, frozen), _exactly(spec), reasons))
     if len(given) > 1 and all(np.array_equal(given[0], ids) for ids in given[1:]) and not frozen[given[0]].all():
@@ -142,6 +143,8 @@ def _moved(given: list[np.ndarray], spec: Any) -> str:
 
 def _anonymous(reason: str, kind: str) -> str:
     """The same words for all classes, so that they can share a row."""
+    if "third free width" in reason:
+        return "kept whole: free where the layer's inputs or outputs are frozen, else a third free width in one product"
     reason = re.sub(r"; add one with keras_qcqp.register_rule\(\w+, rule\)", "", reason)
     reason = re.sub(rf"no rule for layer class {kind}\b", "no rule yet", reason)
     return re.sub(rf"\b{kind}\b", "it", reason)
@@ -189,21 +192,17 @@ def _families(names: Iterable[str]) -> list[str]:
 def operation_classes() -> dict[str, str]:
     """Class name of an operation of keras.ops -> the name of its function, where there is one."""
     functions = {name.replace("_", "").lower(): name for name in layer_operations()}
-    return {kind: functions.get(kind.lower(), kind) for kind in {*operations.RULES, *_frozen_operations()}}
-
-
-def _frozen_operations() -> Mapping[str, str]:
-    return getattr(operations, "FROZEN", {})
+    return {kind: functions.get(kind.lower(), kind) for kind in {*operations.RULES, *operations.FROZEN}}
 
 
 def operation_table() -> str:
     """One row for each rule, in the words of the rule, and one for each reason."""
     names, rows = operation_classes(), collections.defaultdict(set)
     for kind, rule in operations.RULES.items():
-        if kind not in _frozen_operations():
-            rows[_first_line(rule)].add(names[kind])
+        rows[_first_line(rule)].add(names[kind])
+    assert "" not in rows, f"rules without a docstring: {sorted(rows[''])}"
     reasons = collections.defaultdict(set)
-    for kind, reason in _frozen_operations().items():
+    for kind, reason in operations.FROZEN.items():
         reasons[f"frozen: {reason}"].add(names[kind])
     lines = ["| keras.ops | what happens |", "|---|---|"]
     for text, members in (*rows.items(), *reasons.items()):

@@ -65,6 +65,7 @@ def require_equal(model: keras.Model, plan: Plan) -> keras.Model:
     smaller, reference = keras_qcqp.rebuild(model, Plan.from_json(plan.to_json())), keras_qcqp.masked(model, plan)
     arrays = images(model)
     for got, wanted in zip(outputs(smaller, arrays), outputs(reference, arrays), strict=True):
+        assert np.isfinite(wanted).all()
         np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5 * max(1.0, np.abs(wanted).max()))
     return smaller
 

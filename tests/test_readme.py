@@ -88,9 +88,7 @@ def test_the_example_of_keras_2_runs():
     assert type(names["result"].model.layers[0]) is Scale3
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"`((?:examples|tests|keras_qcqp|tflite_tools)/[\w/.]+)`", README)))
-)
+@pytest.mark.parametrize("path", FILES)
 def test_files_that_are_named_exist(path):
     assert (ROOT / path).exists()
 

@@ -159,7 +159,7 @@ def require_passed(row: topology_table.Row) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zoo", [zoo for zoo in zoos.ZOOS if zoo != "keras"])
-def test_other_zoos(zoo, tmp_path):
+def test_other_zoos(zoo):
     """The law holds wherever their models can be built; how much of them can go is for the benchmark to tell."""
     if not zoos.ZOOS[zoo].installed:
         pytest.skip(f"no '{zoos.ZOOS[zoo].package}'; install the extra 'zoo'")

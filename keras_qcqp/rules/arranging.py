@@ -216,14 +216,24 @@ def _product(sizes: list[int | None]) -> int:
     return int(np.prod([size or 1 for size in sizes], dtype=np.int64))
 
 
+def left_right(call: Call) -> Spec:
+    """ops.fliplr turns axis 1 around."""
+    return flipped(call, 1)
+
+
+def up_down(call: Call) -> Spec:
+    """ops.flipud turns the batch around."""
+    return flipped(call, 0)
+
+
 RULES: dict[str, Rule] = {
     "BroadcastTo": broadcast_to,
     "DepthToSpace": depth_to_space,
     **dict.fromkeys(["Diagonal", "Trace"], diagonal),
     "ExpandDims": expand_dims,
     "Flip": flip,
-    "Fliplr": lambda call: flipped(call, 1),
-    "Flipud": lambda call: flipped(call, 0),
+    "Fliplr": left_right,
+    "Flipud": up_down,
     "Moveaxis": moveaxis,
     "Rearrange": rearrange,
     "Repeat": repeat,

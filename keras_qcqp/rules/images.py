@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_qcqp.channels import Call, Frozen, Rule, Spec
+from keras_qcqp.rules.cells import is_from_keras
 from keras_qcqp.rules.elementwise import kept_whole
 
 _BY_CHANNEL = """CenterCrop ContrastLimitedAdaptiveHistogramEqualization CutMix Equalization MaxNumBoundingBoxes MixUp
@@ -50,7 +51,7 @@ def pipeline(call: Call) -> Spec:
     _refuse_odd_calls(call)
     for entry in call.node.config["layers"]:
         kind, config = entry["class_name"], entry["config"]
-        cls = getattr(keras.layers, kind, None) if str(entry.get("module")).startswith("keras") else None
+        cls = getattr(keras.layers, kind, None) if is_from_keras(entry, kind) else None
         rule = RULES.get(cls) if cls is not None else None
         if rule is by_colour:
             return kept_whole(call, _colour_reason(f"{kind} in it"))

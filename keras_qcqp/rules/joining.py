@@ -30,6 +30,7 @@ def stacked(axis: int) -> Rule:
             raise Frozen(f"{call.node.kind} of tensors without an axis {axis}")
         return joined(call, axis)
 
+    rule.__doc__ = f"Side by side along axis {axis}."
     return rule
 
 
@@ -90,7 +91,12 @@ def split(call: Call) -> Spec:
 
 def parting(axis: int) -> Rule:
     """A rule for ops.hsplit and ops.dsplit."""
-    return lambda call: parted(call, axis)
+
+    def rule(call: Call) -> Spec:
+        return parted(call, axis)
+
+    rule.__doc__ = f"Parts along axis {axis}."
+    return rule
 
 
 def parted(call: Call, axis: int) -> Spec:

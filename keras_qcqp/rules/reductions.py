@@ -60,6 +60,8 @@ def reduction(over: Over, key: str = "axis") -> Rule:
     def rule(call: Call) -> Spec:
         return reduced(call, call.node.config.get(key), over)
 
+    what = f"kept whole, since {over}" if isinstance(over, str) else "exact, dropped ones count as zero"
+    rule.__doc__ = f"Passes channels when it goes over other axes; over channels {what}."
     return rule
 
 
@@ -112,6 +114,7 @@ def along(reason: str, key: str = "axis") -> Rule:
             raise Frozen(f"{call.node.kind} without an axis goes over the batch too")
         return kept_whole(call, f"{call.node.kind} over channels: {reason}")
 
+    rule.__doc__ = f"Passes channels along other axes; along channels kept whole, since {reason}."
     return rule
 
 
@@ -153,11 +156,12 @@ def last_axes(number: int) -> Rule:
             call.tie(first.ids, x.ids)
         return Spec((first,) * len(call.node.outputs))
 
+    rule.__doc__ = f"Passes channels that lie before its last {number} axes; otherwise frozen."
     return rule
 
 
 def rms_norm(call: Call) -> Spec:
-    """ops.rms_normalization; the mean square over k of n channels, where the others are zero, is k/n of what it was."""
+    """ops.rms_normalization along other axes; over channels its epsilon and scale could not be made up for."""
     x, rank, scale = call.inputs[0], len(call.node.inputs[0].shape), bound(call)["scale"]
     axes = axes_of(call.node.config["axis"], rank)
     if len(call.inputs) > 1 or is_array(scale):
@@ -196,6 +200,5 @@ RULES: dict[str, Rule] = {
     "LayerNorm": along("a layer norm subtracts the mean of all; use keras.layers.LayerNormalization"),
     **dict.fromkeys("ExtractSequences RFFT STFT ViewAsComplex FFT IRFFT".split(), last_axes(1)),
     **dict.fromkeys("Cholesky CholeskyInverse Det Eig Eigh FFT2 IFFT2 ISTFT Inv Logdet".split(), last_axes(2)),
-    **dict.fromkeys("LuFactor MatrixRank Pinv Qr SVD Slogdet Tril Triu".split(), last_axes(2)),
+    **dict.fromkeys("LuFactor MatrixRank Pinv Qr SVD Slogdet Tril Triu".split(), last_axes(2)),  # Tril: by places there
 }
-"""Tril and Triu look at places along the last two axes."""

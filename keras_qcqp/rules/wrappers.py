@@ -12,7 +12,7 @@ import numpy as np
 from keras_qcqp.channels import Call, Channels, Frozen, Hidden, Macs, Rule, Spec, Values
 from keras_qcqp.graph import Node, Tensor, TensorRef
 from keras_qcqp.layer_plan import LayerPlan
-from keras_qcqp.rules.cells import rewritten
+from keras_qcqp.rules.cells import is_from_keras, rewritten
 from keras_qcqp.rules.masks import hold_masks
 
 Find = Callable[[Node], Rule]
@@ -31,8 +31,6 @@ def rules(find: Find) -> dict[type, Rule]:
             raise Frozen("TimeDistributed around a layer without channels, or with several outputs")
         hold_masks(call)
         inner, spec = _inside(call, find, hidden_axes=1)
-        if spec.after:
-            raise Frozen(f"TimeDistributed around {inner.kind}, whose output needs a correction; take it out of there")
         outputs = tuple(Channels(x.ids, x.axis + 1) for x in spec.outputs)
         return _wrapped(
             call, inner, dataclasses.replace(spec, outputs=outputs, macs=_repeated(spec.macs, out.shape[1]))
@@ -86,8 +84,9 @@ def _class_of(serialised: Mapping[str, Any]) -> type:
     name = serialised["class_name"]
     if name in ("Functional", "Sequential", "Model"):
         raise Frozen(f"a wrapped model ({name}) is not followed; wrap its layers one by one")
-    own = keras.saving.get_registered_object(serialised.get("registered_name") or "")
-    found = own or getattr(keras.layers, name, None)
+    found = keras.saving.get_registered_object(serialised.get("registered_name") or "")
+    if found is None and is_from_keras(serialised, name):  # a namesake of the user's may do anything
+        found = getattr(keras.layers, name, None)
     if not isinstance(found, type):
         raise Frozen(
             f"wrapped layer class {name} is not registered; keras.saving.register_keras_serializable does that"
@@ -139,7 +138,13 @@ def _repeated(macs: Macs, steps: int | None) -> Macs:
 
 
 def _wrapped(call: Call, inner: Node, spec: Spec) -> Spec:
-    """What the wrapped layer's rule said, in the wrapper's words."""
+    """What the wrapped layer's rule said, in the wrapper's words.
+
+    Raises:
+        Frozen: the layer's output would need a correction, for which there is no place inside the wrapper.
+    """
+    if spec.after:
+        raise Frozen(f"{call.node.kind} around {inner.kind}, whose output needs a correction; take it out of there")
     prefix, serialised = f"{inner.config['name']}/", call.node.config["layer"]
     # A serialised layer remembers the shapes for which it was built.
     changes = bool(spec.edits or inner.weights)

@@ -13,7 +13,7 @@ Columns: layers: those with MACs; prunable: share of the MACs in kernels with an
 every mask at a single channel; kept: what the solver was asked for, half of the MACs or, where the usual widths (a
 quarter) do not reach it, the least that they do; seconds; law: max |rebuilt - masked original| / max |masked original|;
 trip: the saved and loaded model predicts bit by bit the same; kB of the float32 .tflite; failures, in brackets those of
-the unpruned model too. MACs of layers that no rule knows (attention) are not counted; their classes are listed below
+the unpruned model too. MACs of layers that no rule knows are not counted; their classes are listed below
 the table, which is Markdown.
 """
 
