@@ -248,7 +248,9 @@ def pool(g, x):
         4: [L.MaxPooling2D, L.AveragePooling2D, L.Cropping2D, L.ZeroPadding2D],
         5: [L.MaxPooling3D, L.AveragePooling3D],
     }[len(x.shape)]
-    return g.pick(kinds)(1 + g._choose(2), name=g.name("pool"))(x)
+    kind, size = g.pick(kinds), 1 + g._choose(2)
+    cropped = kind in (L.Cropping1D, L.Cropping2D)
+    return kind(1 if cropped else size, name=g.name("pool"))(x)  # two at each side may be all there is
 
 
 def to_sequence(g, x):
