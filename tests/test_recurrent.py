@@ -408,3 +408,18 @@ def test_a_keyword_spotting_network_meets_its_budget():
     second = result.model.get_layer("second")
     assert second.output.shape[-1] == 2 * second.forward_layer.units == 2 * second.backward_layer.units
     assert result.model.get_layer("first").units < 16
+
+
+def test_a_namesake_inside_a_wrapper_is_not_taken_for_the_layer_of_keras():
+    class Dense(L.Layer):
+        """Mixes all channels, whatever it is called."""
+
+        def call(self, x):
+            return keras.ops.cumsum(x, axis=-1)
+
+    x = signal = keras.Input((5, 3), name="signal")
+    x = L.TimeDistributed(Dense(), name="wrapped")(L.Conv1D(6, 3, padding="same", name="a")(x))
+    model = keras.Model(signal, L.Dense(2, name="head")(L.Flatten(name="flat")(x)))
+    (frozen,) = couple(read(model)).frozen
+    assert (frozen.node, frozen.num_channels) == ("wrapped", 6)
+    assert "wrapped layer class Dense is not registered" in frozen.reason
