@@ -417,6 +417,9 @@ def test_a_namesake_inside_a_wrapper_is_not_taken_for_the_layer_of_keras():
         def call(self, x):
             return keras.ops.cumsum(x, axis=-1)
 
+        def compute_output_shape(self, input_shape):
+            return input_shape
+
     x = signal = keras.Input((5, 3), name="signal")
     x = L.TimeDistributed(Dense(), name="wrapped")(L.Conv1D(6, 3, padding="same", name="a")(x))
     model = keras.Model(signal, L.Dense(2, name="head")(L.Flatten(name="flat")(x)))
