@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from keras_qcqp.drawing import Drawing as Drawing
     from keras_qcqp.drawing import plot as plot
     from keras_qcqp.errors import BudgetError as BudgetError
+    from keras_qcqp.errors import DataError as DataError
     from keras_qcqp.errors import FileError as FileError
     from keras_qcqp.errors import FrozenLayerError as FrozenLayerError
     from keras_qcqp.errors import InfeasibleError as InfeasibleError
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from keras_qcqp.pruning import prune as prune
     from keras_qcqp.rebuilder import masked as masked
     from keras_qcqp.rebuilder import rebuild as rebuild
+    from keras_qcqp.recovery import Recovered as Recovered
+    from keras_qcqp.recovery import recover as recover
     from keras_qcqp.report import Report as Report
     from keras_qcqp.resources import measure as measure
     from keras_qcqp.rules import register_rule as register_rule
@@ -64,7 +67,7 @@ _HOMES = {
     "limits.costs": ["CostModel", "LayerCost"],
     "coupling": ["Coupling", "couple"],
     "drawing": ["Drawing", "plot"],
-    "errors": """BudgetError FileError FrozenLayerError InfeasibleError ModelError PlanError ProblemError
+    "errors": """BudgetError DataError FileError FrozenLayerError InfeasibleError ModelError PlanError ProblemError
         QcqpError""".split(),
     "graph": ["Graph", "read"],
     "legacy": ["from_tf_keras"],
@@ -72,6 +75,7 @@ _HOMES = {
     "problem": ["Mask", "Need", "Pair", "Problem", "Resource", "Solution", "Step", "evaluate", "violations"],
     "pruning": ["PruneResult", "prune"],
     "rebuilder": ["masked", "rebuild"],
+    "recovery": ["Recovered", "recover"],
     "report": ["Report"],
     "resources": ["measure"],
     "rules": ["register_rule"],

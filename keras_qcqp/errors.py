@@ -38,6 +38,10 @@ class FileError(QcqpError, OSError):
     """A file that cannot be read or written."""
 
 
+class DataError(QcqpError, ValueError):
+    """Examples that do not fit the model, or are needed and missing."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Ends an error sentence: the nearest known word, then all of them."""
     known = sorted(known)

@@ -13,10 +13,11 @@ import numpy as np
 from keras_qcqp.branches.removable import emptied, removable_masks
 from keras_qcqp.build import build_problem
 from keras_qcqp.coupling import RESIDUALS, Coupling, couple
-from keras_qcqp.errors import InfeasibleError, ModelError, QcqpError, did_you_mean
+from keras_qcqp.errors import DataError, InfeasibleError, ModelError, QcqpError, did_you_mean
 from keras_qcqp.graph import Graph, read
-from keras_qcqp.importance import criterion
-from keras_qcqp.importance.score import Criterion, WeightValues
+from keras_qcqp.importance import Importance, criterion
+from keras_qcqp.importance.evidence import Evidence, WeightValues
+from keras_qcqp.importance.score import Criterion
 from keras_qcqp.keras_graph import weight_values
 from keras_qcqp.legacy import modern
 from keras_qcqp.limits.allowed import freeze
@@ -27,7 +28,10 @@ from keras_qcqp.limits.widths import Widths
 from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.problem import Problem, Solution
 from keras_qcqp.rebuilder import rebuild
+from keras_qcqp.recovery import DEFAULT as DEFAULT_STEPS
+from keras_qcqp.recovery import Recovered, recover, require_steps
 from keras_qcqp.report import Report, make_report
+from keras_qcqp.samples import NUM_SAMPLES, Samples, collect
 from keras_qcqp.solvers import solve
 from keras_qcqp.solvers.search import gap_of
 from keras_qcqp.transfer import transfer
@@ -42,11 +46,13 @@ class PruneResult:
     """What `prune` returns.
 
     Attributes:
-        model: the smaller Keras model, same input and output names, shapes and dtypes as the original.
-        plan: which channels each layer keeps; `rebuild(original, plan)` gives `model` again.
+        model: the smaller Keras model, same input and output names, shapes and dtypes as the original; after recovery,
+            if there was any.
+        plan: which channels each layer keeps; `rebuild(original, plan)` gives the model before recovery again.
         solution: keep masks, objective, bound, gap, usage of each budget, status, seconds, seed.
         report: before and after, per layer and in total; print it.
         problem: the program that was solved, as plain data.
+        recovery: what was done to make up for dropped channels, None if nothing was.
     """
 
     model: keras.Model
@@ -54,13 +60,18 @@ class PruneResult:
     solution: Solution
     report: Report
     problem: Problem
+    recovery: Recovered | None = None
 
 
 def prune(
     model: keras.Model,
     budget: Budget | Mapping[str, Any] | str,
     *,
-    importance: str = "magnitude",
+    data: Any = None,
+    loss: Any = None,
+    importance: Importance | None = None,
+    recovery: Collection[str] | None = None,
+    num_samples: int = NUM_SAMPLES,
     widths: Widths | Mapping[str, Any] | None = None,
     residual: str = "tied",
     group_conv: str = "channels",
@@ -79,7 +90,14 @@ def prune(
             the result is a Keras 3 model.
         budget: `{"macs": 0.5}`, `Budget(macs=0.5, params=100_000)` or `"macs=0.5,stage3/*:params=0.6"`; a value in
             (0, 1] is a fraction of the original, above 1 absolute. Every limit is hard.
-        importance: name of a criterion, see `keras_qcqp.importance.CRITERIA`.
+        data: examples, which cost minutes and save most of the accuracy: inputs, `(inputs, labels)`, or batches of
+            either, see `keras_qcqp.samples.collect`. With the model's preprocessing, and none of the test set.
+        loss: what the network was trained for, where it is not compiled and is no classifier; see
+            `keras_qcqp.losses.loss_of`.
+        importance: name of a criterion, see `keras_qcqp.importance.CRITERIA`, a function like those, or arrays by layer
+            path. By default "reconstruction" with examples, "magnitude" without.
+        recovery: what to do without training, see `keras_qcqp.recover`: by default ("least_squares",) with examples.
+        num_samples: how many examples to look at.
         widths: how many channels stay, and which: `{"min_keep": 0.1, "width_multiple": 8, "frozen": ["stem*"]}` or
             `Widths(...)`. At least a quarter stays unless it says otherwise: of a single channel, which magnitude
             importance leaves in some early layers, no training recovers.
@@ -97,18 +115,22 @@ def prune(
 
     Raises:
         ModelError: the model cannot be read or rebuilt (FrozenLayerError: `strict` and something is frozen).
+        DataError: the examples do not fit the model, or are needed and missing.
         BudgetError: the budget makes no sense (InfeasibleError: no selection meets it; says what is reachable).
     """
     meter = Meter(recipe, tuple(costs))
     asked = Budget.of(budget, meter.names)
-    job = _Job(asked, Widths.of(widths or {}), meter, criterion(importance), strict, group_conv)
+    weigh, steps = criterion(importance, data is not None), _steps(recovery, data)
+    job = _Job(asked, Widths.of(widths or {}), meter, weigh, strict, group_conv)
     search = _Search(time_limit_s, seed, num_workers, progress or (lambda line: None))
     if residual not in (*RESIDUALS, "auto"):
         raise ModelError(f"residual={residual!r} is unknown. {did_you_mean(str(residual), (*RESIDUALS, 'auto'))}")
     model = modern(model)
     graph, weights = read(model), weight_values(model)
     _require_finite(weights)
-    found = _best(job, graph, weights, search) if residual == "auto" else job.solve(graph, weights, residual, search)
+    samples = None if data is None else collect(data, model, num_samples, seed)
+    known = _Known(graph, weights, model, samples, loss)
+    found = _best(job, known, search) if residual == "auto" else job.solve(known, residual, search)
     base = found.coupling
     if job.widths.together:
         base = couple(graph, residual=base.residual, group_conv=base.group_conv)
@@ -119,7 +141,33 @@ def prune(
     report = make_report(found.coupling, found.problem, found.original, found.solution, job.asked, plan)
     rows = tuple(dataclasses.replace(row, after=counted[row.resource]) for row in report.budgets)
     report = dataclasses.replace(report, budgets=rows, solution=f"{report.solution}{found.note}")
-    return PruneResult(smaller, plan, found.solution, report, found.problem)
+    won = recover(model, smaller, plan, samples, steps=steps, seed=seed, progress=search.tell) if steps else None
+    return PruneResult(won.model if won else smaller, plan, found.solution, report, found.problem, won)
+
+
+def _steps(recovery: Collection[str] | None, data: Any) -> tuple[str, ...]:
+    """What recovery is to do.
+
+    Raises:
+        DataError: a step is unknown, or some are asked for and there are no examples.
+    """
+    if recovery is None:
+        return DEFAULT_STEPS if data is not None else ()
+    steps = require_steps(recovery)
+    if steps and data is None:
+        raise DataError(f"recovery={', '.join(steps)} looks at examples: give data=inputs, or recovery=().")
+    return steps
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """The network, and what the user knows of it."""
+
+    graph: Graph
+    weights: WeightValues
+    model: keras.Model
+    samples: Samples | None
+    loss: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +209,12 @@ class _Job:
     def couple(self, graph: Graph, residual: str) -> Coupling:
         return freeze(couple(graph, self.strict, residual, self.widths.together, self.group_conv), self.widths)
 
-    def solve(self, graph: Graph, weights: WeightValues, residual: str, search: _Search) -> _Found:
-        coupling = self.couple(graph, residual)
+    def solve(self, known: _Known, residual: str, search: _Search) -> _Found:
+        coupling = self.couple(known.graph, residual)
         num_frozen = len(coupling.frozen)
         search.tell(f"{len(coupling.masks)} coupled masks, {len(coupling.mask_of)} channels, {num_frozen} frozen calls")
-        scores = self.weigh(coupling, weights)
+        evidence = Evidence(coupling, known.weights, known.model, known.samples, known.loss, search.seed, search.tell)
+        scores = self.weigh(evidence)
         problem, original = build_problem(coupling, scores, self.asked, self.widths, self.meter)
         try:
             solution = search.solve(problem)
@@ -221,17 +270,17 @@ def _without(problem: Problem, gone: frozenset[int], removable: Collection[int])
     return dataclasses.replace(problem, masks=masks)
 
 
-def _best(job: _Job, graph: Graph, weights: WeightValues, search: _Search) -> _Found:
+def _best(job: _Job, known: _Known, search: _Search) -> _Found:
     """Tied or union residuals, whichever keeps more importance."""
-    if not job.couple(graph, "union").joins:
-        tied = job.solve(graph, weights, "tied", search)
+    if not job.couple(known.graph, "union").joins:
+        tied = job.solve(known, "tied", search)
         return dataclasses.replace(tied, note="; residual auto: tied, no sum can have channels of its own")
     found, failure = dict[str, _Found](), None
     for residual in RESIDUALS:
         search.tell(f"residual {residual}")
         try:
             found[residual] = job.solve(
-                graph, weights, residual, dataclasses.replace(search, time_limit_s=search.time_limit_s / len(RESIDUALS))
+                known, residual, dataclasses.replace(search, time_limit_s=search.time_limit_s / len(RESIDUALS))
             )
         except InfeasibleError as error:
             failure = error

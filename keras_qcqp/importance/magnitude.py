@@ -1,35 +1,47 @@
-"""Sum of absolute weights of each channel pair, normalised for each layer.
+"""Sizes of weights, summed for each channel pair of a kernel.
 
-Source: Jeong et al., "Optimal channel selection with discrete QCQP" (AISTATS 2022), as in the authors' code:
-`V_ij = sum over taps of |W_ij|`, importance `V / ||V||_F`. Departures: Dense layers take part too (there the
-head's inputs have no importance at all), and depthwise kernels enter as a linear term, normalised likewise.
+`magnitude` is that of Jeong et al., "Optimal channel selection with discrete QCQP" (AISTATS 2022), as in the authors'
+code: `V_ij = sum over taps of |W_ij|`, importance `V / ||V||_F` for each layer. Departures: Dense layers take part too
+(there the head's inputs have no importance at all), and depthwise kernels enter as a linear term, normalised likewise.
+`l1` and `l2` are the same sums of |W| and of W^2 without any normalisation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from keras_qcqp.channels import Axis
-from keras_qcqp.coupling import Coupling
-from keras_qcqp.importance.score import Score, WeightValues, scored
+from keras_qcqp.importance.evidence import Evidence
+from keras_qcqp.importance.score import Score, kernels
 
 
-def magnitude(coupling: Coupling, weights: WeightValues) -> list[Score]:
-    """Scores of every kernel; biases and batch norms have none."""
+def magnitude(evidence: Evidence) -> list[Score]:
+    """Sums of |W|, divided by their Frobenius norm in each layer."""
+    return _sums(evidence, np.abs, _normalised)
+
+
+def l1(evidence: Evidence) -> list[Score]:
+    """Sums of |W|, comparable across layers as they are."""
+    return _sums(evidence, np.abs, lambda summed: summed)
+
+
+def l2(evidence: Evidence) -> list[Score]:
+    """Sums of W^2, comparable across layers as they are."""
+    return _sums(evidence, np.square, lambda summed: summed)
+
+
+Array = np.ndarray
+
+
+def _sums(evidence: Evidence, size: Callable[[Array], Array], finish: Callable[[Array], Array]) -> list[Score]:
     scores = []
-    for node in coupling.first_calls():
-        for name, axes in coupling.specs[node.name].weights.items():
-            axes = scored(coupling, node, axes)
-            followed = tuple(axis for axis in axes if axis is not None)
-            if not followed or not name.rpartition("/")[2].endswith("kernel"):
-                continue
-            values = _normalised(weights[node.layer][name], axes)
-            scores.append(Score(node, followed, values))
+    for kernel in kernels(evidence.coupling):
+        values = evidence.weights[kernel.node.layer][kernel.name].astype(np.float64)
+        scores.append(kernel.score(finish(size(values).sum(axis=kernel.taps))))
     return scores
 
 
-def _normalised(kernel: np.ndarray, axes: tuple[Axis | None, ...]) -> np.ndarray:
-    others = tuple(number for number, axis in enumerate(axes) if axis is None)
-    summed = np.abs(kernel.astype(np.float64)).sum(axis=others)
+def _normalised(summed: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(summed)
     return summed / norm if norm > 0 else summed

@@ -1,18 +1,16 @@
-"""What every criterion returns."""
+"""What every criterion returns, and how most of them come to it: one number for each pair of channels of a kernel."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from keras_qcqp.channels import Axis
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.graph import Node
-
-WeightValues = Mapping[str, Mapping[str, np.ndarray]]
-"""Layer path -> weight name -> values."""
+from keras_qcqp.importance.evidence import Evidence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +22,44 @@ class Score:
     values: np.ndarray
 
 
-Criterion = Callable[[Coupling, WeightValues], list[Score]]
+Criterion = Callable[[Evidence], list[Score]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel whose channels can go.
+
+    Attributes:
+        axes: for each axis of the weight the `Axis` it follows, None for the others (taps, or frozen channels).
+    """
+
+    node: Node
+    name: str
+    axes: tuple[Axis | None, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Layer path and weight name."""
+        return self.node.layer, self.name
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Numbers of the axes that follow no channel."""
+        return tuple(number for number, axis in enumerate(self.axes) if axis is None)
+
+    def score(self, values: np.ndarray) -> Score:
+        """A score of the followed axes, in the order in which the kernel has them."""
+        return Score(self.node, tuple(axis for axis in self.axes if axis is not None), values)
+
+
+def kernels(coupling: Coupling) -> Iterator[Kernel]:
+    """Every kernel with a followed axis, once for each layer; biases and batch norms are none."""
+    for node in coupling.first_calls():
+        for name, axes in coupling.specs[node.name].weights.items():
+            axes = scored(coupling, node, axes)
+            is_kernel = name.rpartition("/")[2].endswith("kernel") and name in node.weights
+            if is_kernel and any(axis is not None for axis in axes):
+                yield Kernel(node, name, axes)
 
 
 def scored(coupling: Coupling, node: Node, axes: Sequence[Axis | None]) -> tuple[Axis | None, ...]:

@@ -42,11 +42,12 @@ def paper_problem(network: str, fraction: str) -> Problem:
 def keras_problem(network: str, residual: str, fraction: str) -> Problem:
     """What `keras_qcqp.prune(model, {"macs": fraction}, residual=residual)` would solve."""
     from keras_qcqp import build, coupling, graph, importance, keras_graph
+    from keras_qcqp.importance.evidence import Evidence
     from keras_qcqp.limits.budget import Budget
 
     model = keras_model(network)
     coupled = coupling.couple(graph.read(model), residual=residual)
-    scores = importance.criterion("magnitude")(coupled, keras_graph.weight_values(model))
+    scores = importance.criterion("magnitude")(Evidence(coupled, keras_graph.weight_values(model)))
     return build.build_problem(coupled, scores, Budget(macs=float(fraction)))[0]
 
 

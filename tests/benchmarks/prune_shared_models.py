@@ -29,6 +29,7 @@ from rich.table import Table
 import keras_qcqp
 import tflite_tools
 from keras_qcqp import build, coupling, graph, importance, keras_graph, plan, solvers
+from keras_qcqp.importance.evidence import Evidence
 from keras_qcqp.limits.budget import Budget
 from tests.benchmarks.shared_data import SAMPLES, Samples, model_path
 
@@ -55,7 +56,7 @@ def pruned(model: keras.Model, fraction: float) -> tuple[keras.Model, plan.Plan,
     began = time.perf_counter()
     coupled = coupling.couple(graph.read(model))
     seconds = {"couple_s": time.perf_counter() - began}
-    scores = importance.criterion("magnitude")(coupled, keras_graph.weight_values(model))
+    scores = importance.criterion("magnitude")(Evidence(coupled, keras_graph.weight_values(model)))
     widths = keras_qcqp.Widths(min_keep=_MIN_KEEP.value)
     problem, _ = build.build_problem(coupled, scores, Budget(macs=fraction), widths)
     solution = solvers.solve(problem)

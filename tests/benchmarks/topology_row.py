@@ -25,6 +25,7 @@ import numpy as np
 import keras_qcqp
 import tflite_tools
 from keras_qcqp import build, coupling, graph, importance, keras_graph, plan, resources, solvers
+from keras_qcqp.importance.evidence import Evidence
 from keras_qcqp.limits.allowed import allowed_masks
 from keras_qcqp.limits.budget import Budget
 from tests.benchmarks import zoos
@@ -162,7 +163,7 @@ def _solved(row: Row, model: keras.Model, coupled: coupling.Coupling, fraction: 
         return plan.plan_from(coupled, tuple(np.ones(m.size, bool) for m in coupled.masks))
     began = time.perf_counter()
     budget = Budget(**{row["resource"]: max(least, int(fraction * row["full"]))})
-    scores = importance.criterion("magnitude")(coupled, keras_graph.weight_values(model))
+    scores = importance.criterion("magnitude")(Evidence(coupled, keras_graph.weight_values(model)))
     problem, _ = build.build_problem(coupled, scores, budget, widths)
     solution = solvers.solve(problem, time_limit_s=limit_s)
     usage = solution.usage[row["resource"]]

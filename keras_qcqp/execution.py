@@ -1,0 +1,95 @@
+"""Computes single tensors of a network, call by call, in whatever order they are asked for.
+
+A Keras model computes all of itself. Recovery and calibration look at one layer after the other, change it, and go on:
+what lies before a layer is computed once with the weights of that moment, and forgotten when its last reader is done.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_qcqp.graph import Graph, Node, Tensor, TensorRef, read
+from keras_qcqp.keras_graph import layers_by_path
+
+
+class Network:
+    """A model, its graph and its layers, ready to be computed tensor by tensor (inference mode).
+
+    Attributes:
+        layers: layer path -> the layer or operation object.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self.graph: Graph = read(model)
+        self.layers: Mapping[str, Any] = layers_by_path(model)
+        self.nodes: Mapping[str, Node] = {node.name: node for node in self.graph.nodes}
+        self.producers: Mapping[int, Node] = {x.number: node for node in self.graph.nodes for x in node.outputs}
+        self.consumers: Mapping[int, tuple[Node, ...]] = _consumers(self.graph)
+
+    def ancestors(self, tensors: Sequence[Tensor]) -> frozenset[str]:
+        """Names of all calls that these tensors depend on."""
+        found, todo = set[str](), [self.producers[x.number] for x in tensors]
+        while todo:
+            node = todo.pop()
+            if node.name not in found:
+                found.add(node.name)
+                todo += [self.producers[x.number] for x in node.inputs]
+        return frozenset(found)
+
+
+def _consumers(graph: Graph) -> dict[int, tuple[Node, ...]]:
+    found: dict[int, list[Node]] = collections.defaultdict(list)
+    for node in graph.nodes:
+        for x in {x.number for x in node.inputs}:
+            found[x].append(node)
+    return {number: tuple(nodes) for number, nodes in found.items()}
+
+
+class Execution:
+    """One batch on its way through a network; `inputs` are in the order of the model's own inputs."""
+
+    def __init__(self, network: Network, inputs: Sequence[Any]) -> None:
+        self._network = network
+        self._values: dict[int, Any] = {}
+        self._done: set[str] = set()
+        for x, value in zip(network.graph.inputs, inputs, strict=True):
+            self._values[x.number] = keras.ops.convert_to_tensor(value, dtype=x.dtype)
+            self._done.add(network.producers[x.number].name)
+
+    def value(self, tensor: Tensor) -> Any:
+        """The tensor, with the weights its ancestors have now, or had when they were computed."""
+        todo = [tensor]
+        while todo:
+            number = todo[-1].number
+            if number in self._values:
+                todo.pop()
+                continue
+            node = self._network.producers[number]
+            missing = [x for x in node.inputs if x.number not in self._values]
+            if missing:
+                todo += missing
+            else:
+                self._compute(node)
+        return self._values[tensor.number]
+
+    def array(self, tensor: Tensor) -> np.ndarray:
+        """The same as a NumPy array."""
+        return np.asarray(keras.ops.convert_to_numpy(self.value(tensor)))
+
+    def _compute(self, node: Node) -> None:
+        given = [self._values[x.number] for x in node.inputs]
+        args, kwargs = keras.tree.map_structure(
+            lambda x: given[x.position] if isinstance(x, TensorRef) else x, node.arguments
+        )
+        made = keras.tree.flatten(self._network.layers[node.layer](*args, **kwargs))
+        self._values.update((x.number, value) for x, value in zip(node.outputs, made, strict=True))
+        self._done.add(node.name)
+        for x in node.inputs:
+            if all(reader.name in self._done for reader in self._network.consumers[x.number]):
+                self._values.pop(x.number, None)

@@ -1,0 +1,102 @@
+"""Recovery without training: what a pruned network can win back from examples alone, in closed form."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import keras
+
+from keras_qcqp.errors import DataError, did_you_mean
+from keras_qcqp.execution import Network
+from keras_qcqp.legacy import modern
+from keras_qcqp.plan import Plan
+from keras_qcqp.recovery import batch_norm, least_squares
+from keras_qcqp.recovery.copies import copy_of
+from keras_qcqp.recovery.least_squares import Pair, Settings
+from keras_qcqp.samples import NUM_SAMPLES, Samples, collect
+
+Tell = Callable[[str], None]
+Step = Callable[[Pair, Samples, Settings, Tell], list[str]]
+
+
+def _bias(pair: Pair, samples: Samples, settings: Settings, tell: Tell) -> list[str]:
+    return least_squares.fit(pair, samples, dataclasses.replace(settings, kernels=False), tell)
+
+
+def _batch_norm(pair: Pair, samples: Samples, settings: Settings, tell: Tell) -> list[str]:
+    return batch_norm.reestimate(pair.pruned, samples, settings.batch_size, tell)
+
+
+STEPS: Mapping[str, Step] = {"least_squares": least_squares.fit, "bias": _bias, "batch_norm": _batch_norm}
+"""Name -> what is done, in this order when several are asked for."""
+
+DEFAULT = ("least_squares",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovered:
+    """A pruned model after recovery.
+
+    Attributes:
+        model: a new model; the one that was given is not changed.
+        steps: what was done.
+        left: a line for each layer that stays as it was, and why.
+    """
+
+    model: keras.Model
+    steps: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def recover(
+    original: keras.Model,
+    pruned: keras.Model,
+    plan: Plan,
+    data: Any,
+    *,
+    steps: Collection[str] = DEFAULT,
+    num_samples: int = NUM_SAMPLES,
+    ridge: float = 1e-3,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> Recovered:
+    """Makes up for dropped channels without any training, in closed form, from examples without labels.
+
+    Args:
+        pruned: `rebuild(original, plan)`, or what became of it.
+        data: examples, see `keras_qcqp.samples.collect`; labels are not looked at.
+        steps: any of "least_squares" (every Dense and convolution kernel is fitted anew, constants included),
+            "bias" (only constants: the mean of what was dropped goes into biases and batch norms), "batch_norm"
+            (statistics of batch norms over the examples). Several are done in this order. After least squares the old
+            statistics still hold, and re-estimating them costs accuracy.
+        num_samples: how many examples to use; more are better and take longer in proportion.
+        ridge: how strongly fits are pulled towards the weights as they are; in units of the mean squared input.
+        progress: called with a line of text for each layer.
+
+    Raises:
+        DataError: the examples do not fit the model, or a step is unknown.
+        ModelError: a model cannot be read.
+    """
+    steps = require_steps(steps)
+    original, tell = modern(original), progress or (lambda line: None)
+    samples = collect(data, original, num_samples, seed)
+    model = copy_of(pruned)
+    pair = Pair(Network(original), Network(model), plan)
+    left = dict[str, None]()
+    for step in steps:
+        left |= dict.fromkeys(STEPS[step](pair, samples, Settings(ridge=ridge, seed=seed), tell))
+    return Recovered(model, tuple(steps), tuple(left))
+
+
+def require_steps(steps: Collection[str]) -> tuple[str, ...]:
+    """The steps in the order in which they are done.
+
+    Raises:
+        DataError: one is unknown.
+    """
+    for step in [steps] if isinstance(steps, str) else steps:
+        if step not in STEPS:
+            raise DataError(f"Unknown recovery step '{step}'. {did_you_mean(step, STEPS)}")
+    return tuple(step for step in STEPS if step in steps)
