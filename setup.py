@@ -15,7 +15,8 @@ EXTRAS = {
     # tensorflow-model-optimization wants absl-py < 2, which on Python 3.11 and 3.12 brings an older OR-Tools along.
     "qat": ["tensorflow-model-optimization>=0.8.1", "tf_keras>=2.18"],
     "examples": REAL_DATA,
-    "peers": ["cplex>=22.1", "pyscipopt>=5"],  # tests/benchmarks/peers.py; cplex is the community edition
+    # tests/benchmarks: other solvers (cplex is the community edition); another pruner, which runs in its own process
+    "peers": ["cplex>=22.1", "pyscipopt>=5", "torch>=2.4", "torch-pruning>=1.6.1"],
     # tests/benchmarks/zoos.py; tried with --no-deps, without tensorflow-text (keras-hub wants Python 3.11)
     "zoo": ["keras-cv-attention-models>=1.4.3", "keras-hub>=0.32"],
     "test": [

@@ -70,7 +70,7 @@ class _Greedy:
         tied = {t.u: t.v for t in self.targets.values()}
         self.nodes = [[m, tied[m]] if m in tied else [m] for m in range(len(problem.masks)) if m not in self.targets]
         self.plain = [m for (m, *more) in self.nodes if not more]
-        self.neighbours = _neighbours(problem)
+        self.neighbours = neighbours_of(problem)
         self.x = [np.arange(m.size) < k for m, k in zip(problem.masks, self._start(), strict=True)]
 
     def choose(self) -> None:
@@ -229,7 +229,7 @@ def _largest(ratios: np.ndarray, number: int) -> list[int]:
     return [place for place in places if ratios[place] > -np.inf]
 
 
-def _neighbours(problem: Problem) -> list[list[tuple[int, np.ndarray]]]:
+def neighbours_of(problem: Problem) -> list[list[tuple[int, np.ndarray]]]:
     """For each mask the (other, values float[size, size of other]) of its pairs; within one mask, values + values^T."""
     found: list[list[tuple[int, np.ndarray]]] = [[] for _ in problem.masks]
     for pair in problem.pairs:
