@@ -3,8 +3,8 @@
 For each coupled mask: its channels are taken out of all layers that read them, one by one, the cheapest first, while
 the kernels are fitted to what is left (`recovery.elimination`). At a few widths these kernels are put into a copy of
 the network, and the divergence of its outputs from the original is measured. Between the measured widths it is shared
-out by the error that each channel adds. So importance is in one unit (nats, for class scores) across all layers, and the
-sum of what a selection drops predicts how far the pruned and reconstructed network will be from the original.
+out by the error that each channel adds. So importance is in one unit (nats, for class scores) across all layers, and
+the sum of what a selection drops predicts how far the pruned and reconstructed network will be from the original.
 
 Ours; the fits are those of ZipLM (see `recovery.elimination`), measuring whole layers goes back to the sensitivity
 analysis of Li et al., "Pruning filters for efficient convnets" (ICLR 2017).

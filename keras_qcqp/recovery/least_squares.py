@@ -41,7 +41,7 @@ class Settings:
 
     kernels: bool = True
     ridge: float = 1e-3
-    places: int = 64
+    places: int = 32
     batch_size: int = 64
     seed: int = 0
 
