@@ -58,6 +58,7 @@ class Execution:
         self._network = network
         self._values: dict[int, Any] = {}
         self._done: set[str] = set()
+        self._inputs = {x.number for x in network.graph.inputs}  # never forgotten: all else can be computed again
         for x, value in zip(network.graph.inputs, inputs, strict=True):
             self._values[x.number] = keras.ops.convert_to_tensor(value, dtype=x.dtype)
             self._done.add(network.producers[x.number].name)
@@ -91,5 +92,6 @@ class Execution:
         self._values.update((x.number, value) for x, value in zip(node.outputs, made, strict=True))
         self._done.add(node.name)
         for x in node.inputs:
-            if all(reader.name in self._done for reader in self._network.consumers[x.number]):
+            readers = self._network.consumers[x.number]
+            if x.number not in self._inputs and all(reader.name in self._done for reader in readers):
                 self._values.pop(x.number, None)

@@ -14,7 +14,7 @@ from keras_qcqp.legacy import modern
 from keras_qcqp.plan import Plan
 from keras_qcqp.recovery import batch_norm, least_squares
 from keras_qcqp.recovery.copies import copy_of
-from keras_qcqp.recovery.least_squares import Pair, Settings
+from keras_qcqp.recovery.pair import Pair, Settings
 from keras_qcqp.samples import NUM_SAMPLES, Samples, collect
 
 Tell = Callable[[str], None]

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from keras_qcqp.execution import Network
-from keras_qcqp.graph import Node
+from keras_qcqp.graph import Node, Tensor
+from keras_qcqp.recovery.rectifiers import Rectifier, fused, rectifier
 
 _L = keras.layers
 _IDENTITY = (_L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D, _L.ActivityRegularization)
@@ -22,33 +23,47 @@ class Following:
         norm: a batch norm right behind the layer.
         addition: the addition behind that.
         operand: which of its operands comes from here.
+        rectifier: what cuts off the result, and the call that does it (None: the layer itself).
     """
 
     norm: Node | None = None
     addition: Node | None = None
     operand: int = 0
+    rectifier: Rectifier | None = None
+    rectified_by: Node | None = None
+
+    @property
+    def alone(self) -> Following:
+        """Without the addition and what comes behind it."""
+        return self if self.addition is None else Following(self.norm)
 
 
 def following(network: Network, node: Node) -> Following:
     """Looks on from the only output of a call."""
-    norm: Node | None = None
     if not linear(node):
-        return Following()
-    x = node.outputs[0]
+        return Following(rectifier=fused(node))
+    found, x = Following(), node.outputs[0]
     while True:
         readers = network.consumers.get(x.number, ())
         if len(readers) != 1 or x.number in {y.number for y in network.graph.outputs}:
-            return Following(norm)
+            return found
         (reader,) = readers
-        if reader.cls is _L.BatchNormalization and norm is None and _alone(network, reader):
-            norm = reader
-        elif reader.cls is _L.Add and _alone(network, reader):
-            places = [k for k, y in enumerate(reader.inputs) if y.number == x.number]
-            same = all(y.shape == x.shape for y in reader.inputs)
-            return Following(norm, reader, places[0]) if same and len(places) == 1 else Following(norm)
+        once = _alone(network, reader)
+        if reader.cls is _L.BatchNormalization and found == Following() and once:
+            found = Following(reader)
+        elif reader.cls is _L.Add and found.addition is None and once and _joins(reader, x):
+            operand = [y.number for y in reader.inputs].index(x.number)
+            found = dataclasses.replace(found, addition=reader, operand=operand)
         elif reader.cls not in _IDENTITY:
-            return Following(norm)
+            cut = rectifier(reader) if once else None
+            return found if cut is None else dataclasses.replace(found, rectifier=cut, rectified_by=reader)
         x = reader.outputs[0]
+
+
+def _joins(addition: Node, x: Tensor) -> bool:
+    """Whether the tensor is one operand, and all have its shape."""
+    same = all(y.shape == x.shape for y in addition.inputs)
+    return same and sum(y.number == x.number for y in addition.inputs) == 1
 
 
 def linear(node: Node) -> bool:
