@@ -56,6 +56,7 @@ setup(
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
+            "keras_qcqp_finetune = keras_qcqp.finetune_main:run",
             "keras_qcqp_prune = keras_qcqp.prune_main:run",
             "tflite_convert = tflite_tools.convert_main:run",
             "tflite_profile = tflite_tools.profile_main:run",
