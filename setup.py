@@ -16,6 +16,7 @@ EXTRAS = {
     "qat": ["tensorflow-model-optimization>=0.8.1", "tf_keras>=2.18"],
     "examples": REAL_DATA,
     "peers": ["cplex>=22.1", "pyscipopt>=5"],  # tests/benchmarks/peers.py; cplex is the community edition
+    "tensorboard": ["tensorboard>=2.18"],  # finetune(tensorboard_dir=...)
     # tests/benchmarks/zoos.py; tried with --no-deps, without tensorflow-text (keras-hub wants Python 3.11)
     "zoo": ["keras-cv-attention-models>=1.4.3", "keras-hub>=0.32"],
     "test": [

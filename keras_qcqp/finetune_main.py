@@ -86,7 +86,7 @@ class _UsageError(QcqpError):
     """The command line itself is wrong."""
 
 
-class _Interrupted(QcqpError):
+class _InterruptedError(QcqpError):
     """Ctrl-C, after something was written."""
 
 
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
         _run()
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except _Interrupted as error:
+    except _InterruptedError as error:
         return _fail(str(error), 130)
     except _UsageError as error:
         return _fail(f"{error} See --help.", 2)
@@ -158,7 +158,7 @@ def _run() -> None:
             outputs.enter_context(replacing(_HISTORY_OUTPUT.value)).write_text(text, encoding="utf-8")
     say(f"wrote {_OUTPUT.value}")
     if result.interrupted:
-        raise _Interrupted(f"{result}; wrote the best model so far to '{_OUTPUT.value}'")
+        raise _InterruptedError(f"{result}; wrote the best model so far to '{_OUTPUT.value}'")
     if not _QUIET.value:
         print(result)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,7 +104,7 @@ def finetune(
             the same call then goes on after the last finished epoch, however the process ended. A finished run is
             read, not repeated.
         resume: False begins anew and overwrites the checkpoint.
-        tensorboard_dir: where curves are written for TensorBoard.
+        tensorboard_dir: where curves are written for TensorBoard, whose package must be installed.
         verbose: Keras' own progress bar (1) or lines (2) on standard output.
         progress: called with a line of text after each epoch.
         settings: fields of `keras_qcqp.finetuning.settings.FinetuneSettings`: epochs, learning_rate, batch_size,
@@ -116,6 +117,8 @@ def finetune(
         KeyboardInterrupt: Ctrl-C before the first epoch was finished; later ones return what there is.
     """
     chosen = FinetuneSettings.of(settings)
+    if tensorboard_dir is not None and importlib.util.find_spec("tensorboard") is None:
+        raise TrainingError("tensorboard_dir needs the package tensorboard. Install it: pip install tensorboard.")
     given = modern(model.model if isinstance(model, PruneResult) else model)
     keras_graph.require_functional(given)
     told = modern(teacher) if teacher is not None else None
