@@ -176,10 +176,12 @@ def _load_data(path: str) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     """Training and validation arrays; nothing in the file is executed."""
     import numpy as np
 
+    if os.path.isfile(path) and not zipfile.is_zipfile(path):
+        raise FileError(f"Cannot read data '{path}': it is no .npz archive. Write it with np.savez.")
     try:
         with np.load(path, allow_pickle=False) as pack:
             arrays = {name: pack[name] for name in ("x_train", "y_train", "x_test", "y_test") if name in pack.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or error
         raise FileError(f"Cannot read data '{path}': {reason}. Write it with np.savez.") from error
     for pair in (("x_train", "y_train"), ("x_test", "y_test")):
