@@ -93,6 +93,7 @@ def prune_and_finetune(
     Raises:
         TrainingError, BudgetError, ModelError, FileError: as `prune` and `finetune`; or a step's folder belongs to
             another run.
+        KeyboardInterrupt: Ctrl-C, whenever it comes, since the budget is not met; finished epochs are kept.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise TrainingError(f"steps must be a whole number >= 1, got {steps!r}.")
@@ -123,7 +124,7 @@ def prune_and_finetune(
         current = finetuned.model
         done.append(StepResult(limits, gauge.usage(current), plan, finetuned))
         if finetuned.interrupted:
-            raise KeyboardInterrupt  # the budget is not met; finished epochs are in the checkpoint
+            raise KeyboardInterrupt
     return IterativeResult(current, tuple(done))
 
 

@@ -24,6 +24,7 @@ class Recorder(keras.callbacks.Callback):
         history: name -> one number for each finished epoch.
         variables, best: the student's variables after the last and after the best epoch.
         best_epoch: counted from 1.
+        stopped: whether Ctrl-C came.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Recorder(keras.callbacks.Callback):
         self.variables: Values = ()
         self.best: Values = ()
         self.best_epoch = 0
+        self.stopped = False
 
     @property
     def num_epochs(self) -> int:
@@ -60,6 +62,20 @@ class Recorder(keras.callbacks.Callback):
         self.history = {name: list(values) for name, values in state.history.items()}
         self.variables, self.best, self.best_epoch = state.variables, state.best, state.best_epoch
         self._tell(f"resumed after epoch {self.num_epochs} of {self._epochs}")
+
+    def stop(self) -> None:
+        """Ends the run before the next batch, with KeyboardInterrupt."""
+        self.stopped = True
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """The one place between batches where Keras never calls from a thread of its own."""
+        if self.stopped:
+            raise KeyboardInterrupt
+
+    def on_test_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """As while training; the epoch does not count then."""
+        if self.stopped:
+            raise KeyboardInterrupt
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Draws the order of the epoch's samples; Keras asks for the first batch after this."""

@@ -17,6 +17,7 @@ from keras_qcqp.files import check_writable
 from keras_qcqp.finetuning import checkpoint
 from keras_qcqp.finetuning.data import arguments_of_fit, num_steps, prepared
 from keras_qcqp.finetuning.distilled import Distilled
+from keras_qcqp.finetuning.interrupts import asked_to_stop
 from keras_qcqp.finetuning.losses import compile_arguments
 from keras_qcqp.finetuning.optimizers import fresh, half_cosine_sgd, uses_float16
 from keras_qcqp.finetuning.recorder import Recorder, monitored
@@ -132,9 +133,10 @@ def finetune(
     trained = _compiled(student, told, used, loss, chosen)
     recorder = Recorder(student, data, _checkpoint_file(checkpoint_dir), run, progress or (lambda line: None), chosen)
     recorder.begin(trained, resume)
-    interrupted = False
     try:
-        _fit(trained, data, validation_data, recorder, tensorboard_dir, verbose, chosen)
+        with asked_to_stop(recorder.stop):
+            _fit(trained, data, validation_data, recorder, tensorboard_dir, verbose, chosen)
+        interrupted = recorder.stopped  # after the last batch of all
     except KeyboardInterrupt:
         if not recorder.history:
             raise
