@@ -17,6 +17,7 @@ EXTRAS = {
     "examples": REAL_DATA,
     # tests/benchmarks: other solvers (cplex is the community edition); another pruner, which runs in its own process
     "peers": ["cplex>=22.1", "pyscipopt>=5", "torch>=2.4", "torch-pruning>=1.6.1"],
+    "tensorboard": ["tensorboard>=2.18"],  # finetune(tensorboard_dir=...)
     # tests/benchmarks/zoos.py; tried with --no-deps, without tensorflow-text (keras-hub wants Python 3.11)
     "zoo": ["keras-cv-attention-models>=1.4.3", "keras-hub>=0.32"],
     "test": [
@@ -57,6 +58,7 @@ setup(
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
+            "keras_qcqp_finetune = keras_qcqp.finetune_main:run",
             "keras_qcqp_prune = keras_qcqp.prune_main:run",
             "tflite_convert = tflite_tools.convert_main:run",
             "tflite_profile = tflite_tools.profile_main:run",

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from keras_qcqp.errors import PlanError as PlanError
     from keras_qcqp.errors import ProblemError as ProblemError
     from keras_qcqp.errors import QcqpError as QcqpError
+    from keras_qcqp.errors import TrainingError as TrainingError
+    from keras_qcqp.finetuning.iterative import prune_and_finetune as prune_and_finetune
+    from keras_qcqp.finetuning.tune import FinetuneResult as FinetuneResult
+    from keras_qcqp.finetuning.tune import finetune as finetune
     from keras_qcqp.graph import Graph as Graph
     from keras_qcqp.graph import read as read
     from keras_qcqp.legacy import from_tf_keras as from_tf_keras
@@ -68,7 +72,9 @@ _HOMES = {
     "coupling": ["Coupling", "couple"],
     "drawing": ["Drawing", "plot"],
     "errors": """BudgetError DataError FileError FrozenLayerError InfeasibleError ModelError PlanError ProblemError
-        QcqpError""".split(),
+        QcqpError TrainingError""".split(),
+    "finetuning.iterative": ["prune_and_finetune"],
+    "finetuning.tune": ["FinetuneResult", "finetune"],
     "graph": ["Graph", "read"],
     "legacy": ["from_tf_keras"],
     "plan": ["LayerPlan", "Plan"],

@@ -34,6 +34,10 @@ class PlanError(QcqpError, ValueError):
     """A plan that is damaged or was made for another model."""
 
 
+class TrainingError(QcqpError, ValueError):
+    """Settings, data or a checkpoint that a model cannot be fine-tuned with."""
+
+
 class FileError(QcqpError, OSError):
     """A file that cannot be read or written."""
 

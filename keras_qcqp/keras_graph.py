@@ -63,6 +63,17 @@ def structures(functional: keras.Model) -> tuple[Any, Any]:
     return functional._inputs_struct, functional._outputs_struct
 
 
+def makers(model: keras.Model) -> list[Any]:
+    """The layer or operation that makes each output, looked for inside nested models."""
+    functional = as_functional(model)
+    assert functional is not None
+    found = []
+    for x in functional.outputs:
+        operation, place = x._keras_history.operation, x._keras_history.tensor_index
+        found.append(operation if as_functional(operation) is None else makers(operation)[place])
+    return found
+
+
 def new_input(x: Any, shape: Shape) -> Any:
     """An input tensor like `x`, of another shape; its layer keeps its name too, which may be another one."""
     layer = x._keras_history.operation

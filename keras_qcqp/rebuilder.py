@@ -65,6 +65,19 @@ def rebuild(model: keras.Model, plan: Plan) -> keras.Model:
         raise ModelError(f"Model '{model.name}' could not be rebuilt with this plan: {error}") from error
 
 
+def duplicate(model: keras.Model, config: Mapping[str, Mapping[str, Any]] | None = None) -> keras.Model:
+    """An equal model that shares no layer or variable with the given one; compiled alike, with a fresh optimizer.
+
+    Args:
+        config: layer path -> configuration entries that are different.
+
+    Raises:
+        ModelError: the model is not Functional or Sequential, or a layer cannot be built from its configuration.
+    """
+    keras_graph.require_functional(model)
+    return _build(model, keras_graph.weight_values(model), Changes(config=config or {}))
+
+
 def _checked_coupling(model: keras.Model, plan: Plan) -> tuple[Coupling, np.ndarray]:
     if not isinstance(plan, Plan):
         raise PlanError(f"A Plan was expected, got {type(plan).__name__}. Read one with Plan.load or Plan.from_json.")

@@ -1,0 +1,246 @@
+"""Fine-tunes a .keras model on data from an .npz file, and goes on where a killed run stopped.
+
+Examples:
+  python -m keras_qcqp.finetune_main --model=pruned.keras --data=data.npz --output=tuned.keras
+  python -m keras_qcqp.finetune_main --model=pruned.keras --data=data.npz --output=tuned.keras \\
+      --teacher=original.keras --distillation_weight=0.5 --temperature=4 --epochs=40 --learning_rate=0.05 \\
+      --checkpoint_dir=run1 --history_output=history.json --tensorboard_dir=curves
+  python -m keras_qcqp.finetune_main --model=pruned.keras --data=data.npz --output=tuned.keras \\
+      --mixed_precision=bfloat16 --keep=best --quiet
+
+The data file holds the arrays x_train and y_train, preprocessed as the model wants them, and for validation x_test and
+y_test. With --checkpoint_dir the same command goes on after the last finished epoch, however the process ended;
+--noresume begins anew. Ctrl-C writes the best model so far. --history_output ends in .json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags
+
+from keras_qcqp.errors import FileError, QcqpError
+from keras_qcqp.files import check_writable, replacing
+from keras_qcqp.model_io import load_model
+
+_FLAGS = flags.FlagValues()  # a set of its own: absl's global one holds the flags of whatever else is imported
+_MODEL = flags.DEFINE_string("model", "", "The .keras (or .h5) file to fine-tune.", flag_values=_FLAGS)
+_DATA = flags.DEFINE_string("data", "", "An .npz file: x_train, y_train, x_test, y_test.", flag_values=_FLAGS)
+_OUTPUT = flags.DEFINE_string("output", "", "Where to write the fine-tuned .keras file.", flag_values=_FLAGS)
+_TEACHER = flags.DEFINE_string(
+    "teacher", None, "The original .keras file, whose outputs are imitated.", flag_values=_FLAGS
+)
+_EPOCHS = flags.DEFINE_integer("epochs", 10, "Passes over the training data.", flag_values=_FLAGS)
+_LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate", 0.01, "The highest; it falls to zero along half a cosine.", flag_values=_FLAGS
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples of a step.", flag_values=_FLAGS)
+_WARMUP_EPOCHS = flags.DEFINE_float(
+    "warmup_epochs", 0.0, "How long the learning rate rises before it falls.", flag_values=_FLAGS
+)
+_WEIGHT_DECAY = flags.DEFINE_float(
+    "weight_decay", 1e-3, "Share of each kernel that goes with a step, times the learning rate.", flag_values=_FLAGS
+)
+_DISTILLATION_WEIGHT = flags.DEFINE_float(
+    "distillation_weight", 0.5, "Share of the loss that is imitation of --teacher.", flag_values=_FLAGS
+)
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", 4.0, "Softens both outputs before they are compared.", flag_values=_FLAGS
+)
+_KEEP = flags.DEFINE_string("keep", "last", "Weights of the last epoch, or of the best one.", flag_values=_FLAGS)
+_MIXED_PRECISION = flags.DEFINE_string(
+    "mixed_precision", "", "Compute in bfloat16 or float16; the file keeps its dtypes.", flag_values=_FLAGS
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the order of samples and of dropout.", flag_values=_FLAGS)
+_CHECKPOINT_DIR = flags.DEFINE_string(
+    "checkpoint_dir", None, "Where the state is kept after each epoch.", flag_values=_FLAGS
+)
+_RESUME = flags.DEFINE_bool("resume", True, "Go on from --checkpoint_dir, if anything is there.", flag_values=_FLAGS)
+_TENSORBOARD_DIR = flags.DEFINE_string("tensorboard_dir", None, "Where to write curves.", flag_values=_FLAGS)
+_HISTORY_OUTPUT = flags.DEFINE_string(
+    "history_output", None, "Where to write all numbers of all epochs (.json).", flag_values=_FLAGS
+)
+_QUIET = flags.DEFINE_bool("quiet", False, "No progress and no result on the terminal.", flag_values=_FLAGS)
+_SETTINGS = (
+    _EPOCHS,
+    _LEARNING_RATE,
+    _BATCH_SIZE,
+    _WARMUP_EPOCHS,
+    _WEIGHT_DECAY,
+    _DISTILLATION_WEIGHT,
+    _TEMPERATURE,
+    _KEEP,
+    _SEED,
+)
+_HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
+
+
+class _UsageError(QcqpError):
+    """The command line itself is wrong."""
+
+
+class _InterruptedError(QcqpError):
+    """Ctrl-C, after something was written."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    if any(argument in _HELP for argument in argv[1:]):
+        print(f"{(__doc__ or '').strip()}\n\nFlags:\n{_flags_help()}")
+        return 0
+    try:
+        _parse(argv)
+        _run()
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except _InterruptedError as error:
+        return _fail(str(error), 130)
+    except _UsageError as error:
+        return _fail(f"{error} See --help.", 2)
+    except (QcqpError, OSError) as error:
+        return _fail(str(error), 1)
+    except Exception as error:
+        return _fail(f"Internal error, please report it: {type(error).__name__}: {error}", 1)
+    return 0
+
+
+def _parse(argv: list[str]) -> None:
+    if _FLAGS.is_parsed():  # `main` may be called more than once
+        _FLAGS.unparse_flags()
+    try:
+        rest = _FLAGS(argv)
+    except flags.Error as error:
+        raise _UsageError(f"{str(error).rstrip('.')}.") from error
+    if len(rest) > 1:
+        raise _UsageError(f"Unexpected argument '{rest[1]}'. Every input is a flag, --name=value.")
+    for flag in (_MODEL, _DATA, _OUTPUT):
+        if not flag.value:
+            raise _UsageError(f"The flag --{flag.name} is required.")
+
+
+def _flags_help() -> str:
+    """Our own flags only; absl adds `--flagfile` and `--undefok` to every set."""
+    shown = [_FLAGS[name] for name in _FLAGS if name not in ("flagfile", "undefok")]
+    defaults = {flag.name: f" (default: {flag.default})" if flag.default else "" for flag in shown}
+    return "\n".join(f"  --{flag.name}: {flag.help}{defaults[flag.name]}" for flag in shown)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _run() -> None:
+    if not _OUTPUT.value.endswith(".keras"):
+        raise FileError(f"--output must end in .keras, got '{_OUTPUT.value}'.")
+    if _HISTORY_OUTPUT.value and not _HISTORY_OUTPUT.value.endswith(".json"):
+        raise FileError(f"--history_output must end in .json, got '{_HISTORY_OUTPUT.value}'.")
+    for path in filter(None, (_OUTPUT.value, _HISTORY_OUTPUT.value)):
+        check_writable(path)
+    say = _silent if _QUIET.value else lambda line: print(line, file=sys.stderr, flush=True)
+    settings = _settings()
+    training, validation = _load_data(_DATA.value)
+    say(f"loading {_MODEL.value}")
+    model = load_model(_MODEL.value)
+    teacher = load_model(_TEACHER.value) if _TEACHER.value else None
+    result = _finetune(model, training, teacher, validation, settings, say)
+    with contextlib.ExitStack() as outputs:  # both are written before the first is renamed
+        result.model.save(outputs.enter_context(replacing(_OUTPUT.value)))
+        if _HISTORY_OUTPUT.value:
+            text = json.dumps(_history(result), indent=2) + "\n"
+            outputs.enter_context(replacing(_HISTORY_OUTPUT.value)).write_text(text, encoding="utf-8")
+    say(f"wrote {_OUTPUT.value}")
+    if result.interrupted:
+        raise _InterruptedError(f"{result}; wrote the best model so far to '{_OUTPUT.value}'")
+    if not _QUIET.value:
+        print(result)
+
+
+def _settings() -> dict[str, Any]:
+    """Checked before the data is read; importing the settings does not import Keras."""
+    from keras_qcqp.finetuning.settings import FinetuneSettings
+
+    given = {flag.name: flag.value for flag in _SETTINGS} | {"mixed_precision": _MIXED_PRECISION.value or False}
+    FinetuneSettings.of(given)
+    return given
+
+
+def _load_data(path: str) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+    """Training and validation arrays; nothing in the file is executed."""
+    import numpy as np
+
+    if os.path.isfile(path) and not zipfile.is_zipfile(path):
+        raise FileError(f"Cannot read data '{path}': it is no .npz archive. Write it with np.savez.")
+    try:
+        with np.load(path, allow_pickle=False) as pack:
+            arrays = {name: pack[name] for name in ("x_train", "y_train", "x_test", "y_test") if name in pack.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"Cannot read data '{path}': {reason}. Write it with np.savez.") from error
+    for pair in (("x_train", "y_train"), ("x_test", "y_test")):
+        missing = [name for name in pair if name not in arrays]
+        if missing and (len(missing) == 1 or pair[0] == "x_train"):
+            raise FileError(f"Data '{path}' has no array '{missing[0]}'. It must hold x_train and y_train.")
+    validation = (arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
+    return (arrays["x_train"], arrays["y_train"]), validation
+
+
+def _finetune(
+    model: Any, training: Any, teacher: Any, validation: Any, settings: dict[str, Any], say: Callable[[str], None]
+) -> Any:
+    from keras_qcqp.finetuning.tune import finetune
+
+    bar = sys.stderr.isatty() and not _QUIET.value
+    with contextlib.redirect_stdout(sys.stderr):  # Keras draws its bar there; standard output holds the result alone
+        return finetune(
+            model,
+            training,
+            teacher=teacher,
+            validation_data=validation,
+            checkpoint_dir=_CHECKPOINT_DIR.value,
+            resume=_RESUME.value,
+            tensorboard_dir=_TENSORBOARD_DIR.value,
+            verbose=int(bar),
+            progress=_silent if bar else say,
+            **settings,
+        )
+
+
+def _history(result: Any) -> dict[str, Any]:
+    names = ("monitor", "last", "best", "best_epoch", "interrupted", "history")
+    return {name: getattr(result, name) for name in names}
+
+
+def _silent(line: str) -> None:
+    del line
+
+
+def run() -> None:
+    """Console entry point."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every device that it does not find
+    try:
+        try:
+            app.run(main, flags_parser=_leave_to_main)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _leave_to_main(argv: list[str]) -> list[str]:
+    """absl's own parser answers a wrong flag with several lines, and `--help` of a console script with nothing."""
+    flags.FLAGS(argv[:1])  # absl insists that its global flags are parsed
+    return argv
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,261 @@
+"""Fine-tuning of a pruned model, by the labels and by imitation of the original."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_qcqp import keras_graph
+from keras_qcqp.errors import TrainingError
+from keras_qcqp.files import check_writable
+from keras_qcqp.finetuning import checkpoint
+from keras_qcqp.finetuning.data import arguments_of_fit, num_steps, prepared
+from keras_qcqp.finetuning.distilled import Distilled
+from keras_qcqp.finetuning.interrupts import asked_to_stop
+from keras_qcqp.finetuning.losses import compile_arguments
+from keras_qcqp.finetuning.optimizers import fresh, half_cosine_sgd, uses_float16
+from keras_qcqp.finetuning.recorder import Recorder, monitored
+from keras_qcqp.finetuning.settings import FinetuneSettings
+from keras_qcqp.legacy import modern
+from keras_qcqp.pruning import PruneResult
+from keras_qcqp.rebuilder import duplicate
+
+Tell = Callable[[str], None]
+_CHECKPOINT = "finetuning.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneResult:
+    """What `finetune` returns.
+
+    Attributes:
+        model: a new model with the trained weights, of the last epoch or, with `keep="best"`, of the best one.
+        history: name ("loss", "accuracy", "val_accuracy", "learning_rate", ...) -> a number for each finished epoch.
+        monitor: the entry of `history` by which epochs are compared; None without validation data.
+        last, best: its value after the last epoch, and the best one.
+        best_epoch: counted from 1; the last epoch where nothing is monitored.
+        interrupted: Ctrl-C ended the run early; then `model` is that of the best epoch so far.
+    """
+
+    model: keras.Model
+    history: Mapping[str, tuple[float, ...]]
+    monitor: str | None
+    last: float | None
+    best: float | None
+    best_epoch: int
+    interrupted: bool = False
+
+    @property
+    def num_epochs(self) -> int:
+        """How many are finished."""
+        return len(self.history["loss"])
+
+    def __str__(self) -> str:
+        ended = "interrupted after" if self.interrupted else "finished"
+        if self.monitor is None:
+            return f"{ended} {self.num_epochs} epochs, loss {self.history['loss'][-1]:.4f}; no validation data"
+        return (
+            f"{ended} {self.num_epochs} epochs: {self.monitor} {self.last:.4f} after the last, "
+            f"{self.best:.4f} after the best ({self.best_epoch})"
+        )
+
+
+def finetune(
+    model: PruneResult | keras.Model,
+    train_data: Any,
+    *,
+    teacher: keras.Model | None = None,
+    validation_data: Any = None,
+    loss: Any = None,
+    optimizer: keras.optimizers.Optimizer | str | None = None,
+    augment: Callable[..., Any] | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    tensorboard_dir: str | os.PathLike[str] | None = None,
+    verbose: int = 0,
+    progress: Tell | None = None,
+    **settings: Any,
+) -> FinetuneResult:
+    """Trains a copy of a pruned model; neither the model nor the teacher is changed.
+
+    By default with Nesterov SGD along half a cosine. Layers that are not trainable, frozen batch norms among them, stay
+    as they are. With the same seed and data on the same machine a run that was killed and resumed gives the same
+    weights as one that was not: order and augmentation depend on seed and epoch alone. (A `tf.data.Dataset` must
+    shuffle with a seed of its own; on GPUs some operations are not deterministic.)
+
+    Args:
+        model: what `prune` returned, or any Functional or built Sequential model.
+        train_data: arrays `(x, y)` or `(x, y, sample_weight)`, shuffled here; a `tf.data.Dataset` or
+            `keras.utils.PyDataset` that gives batches of these.
+        teacher: a model whose outputs are imitated, usually the original; a `PruneResult` does not hold it.
+        validation_data: what `keras.Model.fit` takes; measured after each epoch.
+        loss: what `compile` takes. Default: what the model was compiled with, else sparse categorical cross-entropy,
+            from logits or probabilities by the last layer's activation.
+        optimizer: instead of the default; a copy is used, and `learning_rate`, `warmup_epochs` and `weight_decay` do
+            not count.
+        augment: `f(x)` or `f(x, numpy_generator)` on each batch of inputs, or a Keras layer. Only the generator's and
+            a layer's randomness is the same in a resumed run.
+        checkpoint_dir: made if missing. After each epoch everything the next one depends on is written there at once;
+            the same call then goes on after the last finished epoch, however the process ended. A finished run is
+            read, not repeated.
+        resume: False begins anew and overwrites the checkpoint.
+        tensorboard_dir: where curves are written for TensorBoard, whose package must be installed.
+        verbose: Keras' own progress bar (1) or lines (2) on standard output.
+        progress: called with a line of text after each epoch.
+        settings: fields of `keras_qcqp.finetuning.settings.FinetuneSettings`: epochs, learning_rate, batch_size,
+            warmup_epochs, weight_decay, distillation_weight, temperature, keep, mixed_precision, seed.
+
+    Raises:
+        TrainingError: a setting, the data, the loss or the checkpoint does not fit; the loss became NaN.
+        ModelError: the model is no Functional or Sequential model.
+        FileError: the checkpoint cannot be read or written.
+        KeyboardInterrupt: Ctrl-C before the first epoch was finished; later ones return what there is.
+    """
+    chosen = FinetuneSettings.of(settings)
+    if tensorboard_dir is not None and importlib.util.find_spec("tensorboard") is None:
+        raise TrainingError("tensorboard_dir needs the package tensorboard. Install it: pip install tensorboard.")
+    given = modern(model.model if isinstance(model, PruneResult) else model)
+    keras_graph.require_functional(given)
+    told = modern(teacher) if teacher is not None else None
+    if told is not None:
+        _require_alike(given, told)
+    data = prepared(train_data, chosen.batch_size, chosen.seed, augment)
+    steps = num_steps(data)
+    student = _training_copy(given, chosen)
+    used = fresh(optimizer) if optimizer is not None else half_cosine_sgd(chosen, steps, student)
+    run = _identity(chosen, steps, used, given, told)
+    trained = _compiled(student, told, used, loss, chosen)
+    recorder = Recorder(student, data, _checkpoint_file(checkpoint_dir), run, progress or (lambda line: None), chosen)
+    recorder.begin(trained, resume)
+    try:
+        with asked_to_stop(recorder.stop):
+            _fit(trained, data, validation_data, recorder, tensorboard_dir, verbose, chosen)
+        interrupted = recorder.stopped  # after the last batch of all
+    except KeyboardInterrupt:
+        if not recorder.history:
+            raise
+        interrupted = True
+    return _result(given, student, recorder, interrupted, chosen)
+
+
+def _require_alike(model: keras.Model, teacher: keras.Model) -> None:
+    keras_graph.require_functional(teacher)
+    for what in ("inputs", "outputs"):
+        mine, its = ([tuple(x.shape[1:]) for x in getattr(m, what)] for m in (model, teacher))
+        if mine != its:
+            raise TrainingError(
+                f"The {what} of teacher '{teacher.name}' have shapes {its}, those of '{model.name}' {mine}; they must "
+                "be the same. Give the model that was pruned."
+            )
+
+
+def _training_copy(model: keras.Model, settings: FinetuneSettings) -> keras.Model:
+    """In mixed precision where asked, but for the layers that make the outputs; with seeds of its own."""
+    last = {id(maker) for maker in keras_graph.makers(model)}
+    config = {
+        path: {"dtype": settings.policy}
+        for path, layer in keras_graph.layers_by_path(model).items()
+        if settings.policy and getattr(layer, "dtype_policy", None) == keras.DTypePolicy("float32")
+        if id(layer) not in last
+    }
+    copy = duplicate(model, config)
+    weights = {id(v) for v in copy.weights}
+    for number, state in enumerate(v for v in copy.variables if id(v) not in weights):
+        state.assign([settings.seed, number])
+    return copy
+
+
+def _identity(
+    settings: FinetuneSettings, steps: int, optimizer: Any, model: keras.Model, teacher: keras.Model | None
+) -> dict[str, Any]:
+    """What makes a checkpoint that of this run."""
+    return {
+        **dataclasses.asdict(settings),
+        "steps of an epoch": steps,
+        "optimizer": {"class": type(optimizer).__name__, **_without_name(optimizer.get_config())},
+        "weights of the model": checkpoint.digest(model),
+        "weights of the teacher": checkpoint.digest(teacher),
+    }
+
+
+def _without_name(config: dict[str, Any]) -> dict[str, Any]:
+    """Keras numbers optimizers as they are made."""
+    return {key: value for key, value in config.items() if key != "name"}
+
+
+def _compiled(
+    student: keras.Model, teacher: keras.Model | None, optimizer: Any, loss: Any, settings: FinetuneSettings
+) -> keras.Model:
+    """What `fit` is called on: the student, or its graph with the teacher beside it."""
+    arguments = compile_arguments(student, loss)
+    trained = student
+    if teacher is not None and settings.distillation_weight:
+        weight, temperature = settings.distillation_weight, settings.temperature
+        trained = Distilled(student, duplicate(teacher), arguments["loss"], weight, temperature)
+    if uses_float16(student):
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    # On CPUs TensorFlow's XLA convolves at a quarter of the speed, one thread, ResNet-20.
+    slow = keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu")
+    trained.compile(optimizer, **arguments, jit_compile=False if slow else "auto")
+    return trained
+
+
+def _checkpoint_file(folder: str | os.PathLike[str] | None) -> Path | None:
+    if folder is None:
+        return None
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    check_writable(Path(folder) / _CHECKPOINT)
+    return Path(folder) / _CHECKPOINT
+
+
+def _fit(
+    trained: keras.Model,
+    data: Any,
+    validation_data: Any,
+    recorder: Recorder,
+    tensorboard_dir: str | os.PathLike[str] | None,
+    verbose: int,
+    settings: FinetuneSettings,
+) -> None:
+    done = recorder.num_epochs
+    if done >= settings.epochs:
+        return
+    callbacks: list[Any] = [recorder]
+    if tensorboard_dir is not None:
+        callbacks.append(keras.callbacks.TensorBoard(os.fspath(tensorboard_dir), write_graph=False))
+    trained.fit(
+        **arguments_of_fit(data, done, settings.epochs),
+        validation_data=validation_data,
+        validation_batch_size=settings.batch_size if isinstance(validation_data, (tuple, list)) else None,
+        initial_epoch=done,
+        epochs=settings.epochs,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
+
+
+def _result(
+    model: keras.Model, student: keras.Model, recorder: Recorder, interrupted: bool, settings: FinetuneSettings
+) -> FinetuneResult:
+    best = interrupted or settings.keep == "best"
+    checkpoint.assign(student.variables, recorder.best if best else recorder.variables)
+    finished = duplicate(model)
+    finished.set_weights(student.get_weights())
+    history = {name: tuple(values) for name, values in recorder.history.items()}
+    monitor, _ = monitored(history)
+    values = history[monitor] if monitor else None
+    return FinetuneResult(
+        model=finished,
+        history=history,
+        monitor=monitor,
+        last=values[-1] if values else None,
+        best=values[recorder.best_epoch - 1] if values else None,
+        best_epoch=recorder.best_epoch,
+        interrupted=interrupted,
+    )
