@@ -38,7 +38,7 @@ class Reconstruction:
         places: output positions of each example that give a row.
     """
 
-    probes: tuple[float, ...] = (0.125, 0.25, 0.5, 0.75, 0.875)
+    probes: tuple[float, ...] = (0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
     num_probed: int = 512
     ridge: float = 1e-3
     places: int = 32

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.errors import InfeasibleError
-from keras_qcqp.importance.score import WeightValues
+from keras_qcqp.importance.evidence import WeightValues
 from keras_qcqp.problem import Keep, Mask, Problem, counts_of, violations
 from tests.benchmarks.add_greedy import RefusedError, neighbours_of
 

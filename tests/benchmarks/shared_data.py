@@ -74,18 +74,21 @@ def spectra(count: int) -> Samples:
     return Samples(inputs[:count], None, inputs[:200])
 
 
-def imagenet(count: int) -> Samples:
-    """ImageNet samples, every second class; labels count a background class as 0."""
+def imagenet_images(tested: bool, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """ImageNet samples of every second class, or of the others; labels count a background class as 0."""
     with (DATA / "imagenet_samples/labels.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
+        rows = list(csv.DictReader(stream))[0 if tested else 1 :: 2][:count]
 
     def read(row: dict[str, str]) -> np.ndarray:
         image = Image.open(DATA / "imagenet_samples" / row["file"]).convert("RGB").crop((16, 16, 240, 240))
         return np.asarray(image, np.float32) / 127.5 - 1
 
-    tested, others = rows[::2][:count], rows[1::2][:100]
-    labels = np.array([int(r["class_index"]) + 1 for r in tested])
-    return Samples(np.stack([read(r) for r in tested]), labels, np.stack([read(r) for r in others]))
+    return np.stack([read(r) for r in rows]), np.array([int(r["class_index"]) + 1 for r in rows])
+
+
+def imagenet(count: int) -> Samples:
+    """Half of the ImageNet samples; calibration from the other half."""
+    return Samples(*imagenet_images(True, count), imagenet_images(False, 100)[0])
 
 
 SAMPLES: dict[str, Callable[[int], Samples]] = {
