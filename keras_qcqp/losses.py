@@ -9,7 +9,7 @@ import keras
 
 from keras_qcqp.errors import DataError
 from keras_qcqp.gradients import Loss
-from keras_qcqp.keras_graph import compile_settings
+from keras_qcqp.keras_graph import compile_settings, makers
 
 _NORMALISING = ("softmax", "sigmoid")
 
@@ -84,8 +84,6 @@ def cross_entropy(model: keras.Model) -> Loss:
 
 def ends_normalised(model: keras.Model) -> bool:
     """Whether the first output comes out of a softmax or sigmoid, so that it is no row of logits."""
-    operation = model.outputs[0]._keras_history.operation
-    while isinstance(operation, keras.Model):
-        operation = operation.outputs[0]._keras_history.operation
+    operation = makers(model)[0]
     name = getattr(getattr(operation, "activation", None), "__name__", type(operation).__name__).lower()
     return name in _NORMALISING
