@@ -227,3 +227,17 @@ def test_wrong_steps_and_missing_examples_are_refused():
         keras_qcqp.recover(model, model, plan, np.zeros((1, 8, 8, 3), np.float32), steps=["least_square"])
     with pytest.raises(DataError, match="recovery=bias looks at examples: give data=inputs"):
         keras_qcqp.prune(model, {"macs": 0.9}, recovery=["bias"])
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_recovery_in_mixed_precision(policy):
+    image = keras.Input((8, 8, 3), name="image")
+    y = L.Conv2D(8, 3, padding="same", activation="relu", name="wide", dtype=policy)(image)
+    y = L.Conv2D(4, 3, padding="same", name="reader", dtype=policy)(y)
+    model = shake(keras.Model(image, L.GlobalAveragePooling2D(name="pool", dtype="float32")(y)))
+    plan = dropping(model, "wide", [1, 6])
+    pruned, x = keras_qcqp.rebuild(model, plan), RANDOM.normal(size=(60, 8, 8, 3)).astype(np.float32)
+    wanted = model.predict(x, verbose=0)
+    found = keras_qcqp.recover(model, pruned, plan, x).model
+    lost = [np.square(m.predict(x, verbose=0) - wanted).mean() for m in (pruned, found)]
+    assert found.get_layer("reader").dtype_policy.name == policy and lost[1] < 0.5 * lost[0]
