@@ -6,8 +6,9 @@ Examples:
       --importance=fisher --residual=union --data_dir=cifar10 --report_output=report.txt
   python examples/prune_cifar10.py --model=resnet20.keras --num_samples=0 --importance=magnitude   # without examples
 
-The model takes normalised images as `examples/cifar10.py` makes them. Training images measure what each channel is
-worth and fit the kernels that are left anew: no training, about a minute. `finetune_cifar10.py` trains.
+The model takes normalised images as `examples/cifar10.py` makes them, or with --raw_pixels 0..255. Training images
+measure what each channel is worth and fit the kernels that are left anew: no training, about a minute.
+`finetune_cifar10.py` trains.
 """
 
 from __future__ import annotations
