@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_qcqp.graph import Graph, Node, Tensor, TensorRef, read
-from keras_qcqp.keras_graph import layers_by_path
+from keras_qcqp.keras_graph import infer, layers_by_path
 
 
 class Network:
@@ -88,7 +88,7 @@ class Execution:
         args, kwargs = keras.tree.map_structure(
             lambda x: given[x.position] if isinstance(x, TensorRef) else x, node.arguments
         )
-        made = keras.tree.flatten(self._network.layers[node.layer](*args, **kwargs))
+        made = keras.tree.flatten(infer(self._network.layers[node.layer], args, kwargs))
         self._values.update((x.number, value) for x, value in zip(node.outputs, made, strict=True))
         self._done.add(node.name)
         for x in node.inputs:

@@ -44,7 +44,7 @@ def gradients_of(model: keras.Model, loss: Loss, variables: Sequence[Any]) -> Gr
 def _tensorflow(model: keras.Model, loss: Loss, variables: list[Any]) -> Callable[..., Any]:
     import tensorflow as tf
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)  # which would wrap our errors; Keras trains without
     def compute(tensors: Any, labels: Any) -> Any:
         watched = [v.value for v in variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -20,22 +20,31 @@ def dropping() -> keras.Model:
     return keras.Model(given, L.Concatenate()([keras.ops.clip(x, -0.5, 0.5), given]))
 
 
-@pytest.mark.parametrize("make", [dense_block, two_by_two, test_recurrent.masked_sequence, dropping])
+def augmenting() -> keras.Model:
+    """Image layers take it for training unless they are told."""
+    x = given = keras.Input((6, 6, 3))
+    x = L.RandomRotation(0.3, name="turn")(L.RandomFlip(name="flip")(x))
+    x = L.TimeDistributed(L.Dropout(0.5), name="each")(x)
+    return keras.Model(given, L.Dropout(0.5, name="drop")(x, training=True))
+
+
+@pytest.mark.parametrize("make", [dense_block, two_by_two, test_recurrent.masked_sequence, dropping, augmenting])
 def test_the_outputs_are_those_of_the_model(make):
     model = shake(make())
     network, arrays = Network(model), images(model)
+    before = [keras.ops.convert_to_numpy(v) for v in model.variables]
     run = Execution(network, arrays)
     for found, wanted in zip(map(run.array, network.graph.outputs), outputs(model, arrays), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    for old, variable in zip(before, model.variables, strict=True):  # seeds among them
+        np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(variable))
 
 
 def test_any_tensor_can_be_asked_for_in_any_order_and_again():
     model = shake(dense_block())
     network, (image,) = Network(model), images(model)
     tensors = {node.name: node.outputs[0] for node in network.graph.nodes}
-    wanted = {
-        layer.name: keras.Model(model.inputs, layer.output).predict_on_batch(image) for layer in model.layers
-    }
+    wanted = {layer.name: keras.Model(model.inputs, layer.output).predict_on_batch(image) for layer in model.layers}
     run = Execution(network, [image])
     names = [*tensors, *reversed(tensors)]
     names += np.random.default_rng(0).permutation(names).tolist()

@@ -291,9 +291,7 @@ def test_pairs_are_inputs_by_outputs_whatever_the_kernel_is_like():
 
 
 def test_of_several_kernels_the_one_with_outputs_is_meant():
-    require_equal(
-        scored({"separable": np.arange(3)}, evidence_of(both_kinds())), {"separable out": np.arange(3)}
-    )
+    require_equal(scored({"separable": np.arange(3)}, evidence_of(both_kinds())), {"separable out": np.arange(3)})
 
 
 GIVEN_REFUSED = {
@@ -352,6 +350,23 @@ def test_missing_examples_and_labels_are_asked_for(name, model):
         )
 
 
+LABELS = np.array([0, 1] * 4)
+LABELS_REFUSED = {
+    "class number": (LABELS + 2, None, r"The loss of labels of shape \(8,\) cannot be computed. Give class numbers"),
+    "width": (np.zeros((8, 3)), None, r"The loss of labels of shape \(8, 3\) cannot be computed."),
+    "nan": (np.full((8, 2), np.nan), "mse", "The loss has NaN or infinite derivatives by the weights of layer 'conv'"),
+    "outputs": ([LABELS, LABELS], ["mse"], "labels for 2 outputs, but the model has 1: head."),
+    "loss": (LABELS, "msee", "Unknown loss: "),
+}
+
+
+@pytest.mark.parametrize("case", LABELS_REFUSED)
+def test_labels_that_the_loss_cannot_take_are_refused(case, model):
+    labels, loss, message = LABELS_REFUSED[case]
+    with pytest.raises(DataError, match=f"^{message}"):
+        criterion("fisher")(evidence_of(model, (examples(8)[0], labels), loss=loss))
+
+
 # All of them
 
 
@@ -389,7 +404,9 @@ def test_prune_by_every_criterion_and_leave_the_model_as_it_was(importance, mode
     data = examples(16) if importance in (*LABELLED, *UNLABELLED) else None
     options = {"importance": importance, "data": data, "recovery": (), "time_limit_s": 2}
     result = keras_qcqp.prune(model, {"macs": 0.7}, **options)
-    assert result.recovery is None and keras_qcqp.measure(result.model)["macs"] <= 0.7 * keras_qcqp.measure(model)["macs"]
+    assert (
+        result.recovery is None and keras_qcqp.measure(result.model)["macs"] <= 0.7 * keras_qcqp.measure(model)["macs"]
+    )
     if isinstance(importance, dict):
         assert result.plan.layers["conv"].out_index == ((0, 2),)
     for old, now in zip(before, model.get_weights(), strict=True):
