@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from absl import flags
 
 from tflite_tools.quiet import silenced
 
@@ -18,12 +19,13 @@ with silenced():  # TensorFlow's banner and, at its first tensor, a search for G
     keras.ops.zeros(1)
 
 L = keras.layers
-MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+RAW_PIXELS = flags.DEFINE_bool("raw_pixels", False, "The network takes pixels 0..255 as they are, not normalised.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Normalised float32[samples, 32, 32, 3] and labels int[samples]."""
+    """float32[samples, 32, 32, 3], normalised or raw pixels, and labels int[samples]."""
 
     x: np.ndarray
     y: np.ndarray
@@ -58,8 +60,8 @@ def load(data_dir: str, num_train: int = 0, num_test: int = 0) -> Data:
 
 def _images(pixels: np.ndarray, labels: np.ndarray, count: int) -> Images:
     chosen = slice(count or None)
-    x = (pixels[chosen].astype(np.float32) / 255 - MEAN) / STD
-    return Images(x, labels[chosen].reshape(-1).astype(int))
+    x = pixels[chosen].astype(np.float32)
+    return Images(x if RAW_PIXELS.value else (x / 255 - MEAN) / STD, labels[chosen].reshape(-1).astype(int))
 
 
 def read_tiles(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +86,8 @@ def read_tiles(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def crop_and_flip(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Each image moved by up to 4 pixels, black coming in, half of them mirrored."""
     count, height, width = x.shape[:3]
-    padded = np.broadcast_to(-MEAN / STD, (count, height + 8, width + 8, 3)).copy()
+    black = np.zeros(3, np.float32) if RAW_PIXELS.value else -MEAN / STD
+    padded = np.broadcast_to(black, (count, height + 8, width + 8, 3)).copy()
     padded[:, 4:-4, 4:-4] = x
     top, left = random.integers(9, size=(2, count, 1, 1))
     columns = np.where(random.random((count, 1, 1)) < 0.5, np.arange(width), np.arange(width)[::-1])

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_qcqp.gradients import without_gradients
 from keras_qcqp.graph import Graph, Node, Tensor, TensorRef, read
 from keras_qcqp.keras_graph import infer, layers_by_path
 
@@ -80,15 +81,17 @@ class Execution:
         return self._values[tensor.number]
 
     def array(self, tensor: Tensor) -> np.ndarray:
-        """The same as a NumPy array."""
-        return np.asarray(keras.ops.convert_to_numpy(self.value(tensor)))
+        """The same as a NumPy array; half precision as float32, with which NumPy can multiply."""
+        array = np.asarray(keras.ops.convert_to_numpy(self.value(tensor)))
+        return array.astype(np.float32) if array.dtype.name in ("bfloat16", "float16") else array
 
     def _compute(self, node: Node) -> None:
         given = [self._values[x.number] for x in node.inputs]
         args, kwargs = keras.tree.map_structure(
             lambda x: given[x.position] if isinstance(x, TensorRef) else x, node.arguments
         )
-        made = keras.tree.flatten(infer(self._network.layers[node.layer], args, kwargs))
+        with without_gradients():
+            made = keras.tree.flatten(infer(self._network.layers[node.layer], args, kwargs))
         self._values.update((x.number, value) for x, value in zip(node.outputs, made, strict=True))
         self._done.add(node.name)
         for x in node.inputs:

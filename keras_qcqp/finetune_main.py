@@ -20,12 +20,12 @@ import json
 import logging
 import os
 import sys
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags
 
+from keras_qcqp.data_files import load_examples
 from keras_qcqp.errors import FileError, QcqpError
 from keras_qcqp.files import check_writable, replacing
 from keras_qcqp.model_io import load_model
@@ -174,20 +174,7 @@ def _settings() -> dict[str, Any]:
 
 def _load_data(path: str) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     """Training and validation arrays; nothing in the file is executed."""
-    import numpy as np
-
-    if os.path.isfile(path) and not zipfile.is_zipfile(path):
-        raise FileError(f"Cannot read data '{path}': it is no .npz archive. Write it with np.savez.")
-    try:
-        with np.load(path, allow_pickle=False) as pack:
-            arrays = {name: pack[name] for name in ("x_train", "y_train", "x_test", "y_test") if name in pack.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(f"Cannot read data '{path}': {reason}. Write it with np.savez.") from error
-    for pair in (("x_train", "y_train"), ("x_test", "y_test")):
-        missing = [name for name in pair if name not in arrays]
-        if missing and (len(missing) == 1 or pair[0] == "x_train"):
-            raise FileError(f"Data '{path}' has no array '{missing[0]}'. It must hold x_train and y_train.")
+    arrays = load_examples(path, ("x_train", "y_train"))
     validation = (arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
     return (arrays["x_train"], arrays["y_train"]), validation
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -39,6 +40,18 @@ def gradients_of(model: keras.Model, loss: Loss, variables: Sequence[Any]) -> Gr
         return [np.asarray(keras.ops.convert_to_numpy(g), np.float32) for g in compute(tensors, given)]
 
     return gradients
+
+
+@contextlib.contextmanager
+def without_gradients() -> Iterator[None]:
+    """What is computed inside is not recorded: PyTorch would keep every intermediate result."""
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    with torch.no_grad():
+        yield
 
 
 def _tensorflow(model: keras.Model, loss: Loss, variables: list[Any]) -> Callable[..., Any]:

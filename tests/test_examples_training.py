@@ -63,7 +63,9 @@ def test_cifar10_is_trained_pruned_and_trained_again(example, folder, tmp_path):
     status, output, errors = example("train_cifar10", "--depth=8", f"--output={original}", *few)
     assert status == 0, errors
     assert re.search(r"^finished 1 epochs: val_accuracy 0\.\d+ after the last, .*\nwrote ", output)
-    status, output, errors = example("prune_cifar10", f"--model={original}", f"--output={pruned}", *data)
+    status, output, errors = example(
+        "prune_cifar10", f"--model={original}", f"--output={pruned}", "--num_samples=20", *data
+    )
     assert status == 0, errors
     assert re.search(r"\naccuracy on 50 test images: \d+\.\d\d% before, \d+\.\d\d% after; wrote ", output)
     both = (f"--model={pruned}", f"--teacher={original}")
@@ -134,7 +136,7 @@ def test_imagenet_is_pruned_and_measured(example, tmp_path, layout):
     if layout == "csv":
         (tmp_path / "data/labels.csv").write_text("\n".join(rows))
     files = (f"--model={tmp_path / 'model.keras'}", f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'p.keras'}")
-    status, output, errors = example("imagenet_prune", *files, "--num_images=5")
+    status, output, errors = example("imagenet_prune", *files, "--num_images=5", "--num_samples=1")
     assert status == 0, errors
     assert re.search(r"\ntop-1 on 5 pictures: \d+\.\d\d% before, \d+\.\d\d% after; wrote ", output)
     assert keras.models.load_model(tmp_path / "p.keras").input_shape == (None, 28, 28, 3)

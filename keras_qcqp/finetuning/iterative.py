@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,20 +13,17 @@ import keras
 
 from keras_qcqp import keras_graph
 from keras_qcqp.coupling import couple
-from keras_qcqp.errors import FileError, TrainingError
-from keras_qcqp.files import write_text
-from keras_qcqp.finetuning import checkpoint
+from keras_qcqp.errors import TrainingError
+from keras_qcqp.finetuning.step_folder import begin
 from keras_qcqp.finetuning.tune import FinetuneResult, finetune
 from keras_qcqp.graph import read
 from keras_qcqp.legacy import modern
 from keras_qcqp.limits.budget import Budget, Limit
 from keras_qcqp.limits.meter import Meter
 from keras_qcqp.plan import Plan
-from keras_qcqp.pruning import prune
-from keras_qcqp.rebuilder import rebuild
+from keras_qcqp.pruning import PruneResult, prune
 
 Tell = Callable[[str], None]
-_STEP = "step.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +74,16 @@ def prune_and_finetune(
 
     Every limit is tightened by the same factor from step to step, from what the model uses to what is asked: to half of
     the MACs in three steps over 79 and 63 %. The last step meets the budget as `prune` would. Where a side effect of
-    one limit meets another beforehand, that one only holds what is reached.
+    one limit meets another beforehand, that one only holds what is reached. The training data also serve as the
+    examples of each pruning, which measure importance and recover before the training begins.
 
     Args:
         model, budget: as for `prune`.
         train_data: as for `finetune`.
         distill: imitate the given model in every step.
-        prune_options: more arguments of `prune`, such as `{"importance": "magnitude", "residual": "union"}`. Fractions
-            in `widths` are of the model of the step before: `min_keep`, a quarter by default, bounds each step.
+        prune_options: more arguments of `prune`, such as `{"importance": "magnitude", "residual": "union"}`; with
+            `{"data": None}` it looks at weights only. Fractions in `widths` are of the model of the step before:
+            `min_keep`, a quarter by default, bounds each step.
         checkpoint_dir: each step keeps its plan and its training in `step_1`, `step_2`, ... there; the same call goes
             on after the last finished epoch, however the process ended.
         finetune_options: more arguments of `finetune`, the same for every step: validation_data, augment, epochs, ...
@@ -100,7 +98,7 @@ def prune_and_finetune(
     if "teacher" in finetune_options:
         raise TrainingError("The teacher is the given model; say distill=False to train without it.")
     tell = progress or (lambda line: None)
-    options = dict(prune_options or {})
+    options = {"data": train_data, **(prune_options or {})}
     model = modern(model)
     keras_graph.require_functional(model)
     gauge = _Gauge.of(budget, options)
@@ -110,11 +108,14 @@ def prune_and_finetune(
         tell(f"step {number} of {steps}")
         folder = Path(checkpoint_dir) / f"step_{number}" if checkpoint_dir is not None else None
         resume = finetune_options.get("resume", True)
-        plan = _plan(current, gauge, limits, options, folder if resume else None, tell)
-        if folder is not None:
-            _keep(folder, current, limits, plan)
+        asked = gauge.at(limits, current)
+
+        def prune_now(model: keras.Model = current, asked: Budget = asked) -> PruneResult:
+            return prune(model, asked, progress=tell, **options)
+
+        plan, start = begin(current, limits, prune_now, folder, resume, tell)
         finetuned = finetune(
-            rebuild(current, plan),
+            start,
             train_data,
             teacher=model if distill else None,
             checkpoint_dir=folder,
@@ -179,36 +180,3 @@ def _place(
     if limit.pattern is not None:
         return scopes.setdefault(limit.pattern, {})
     return costs if limit.name in own else plain
-
-
-def _plan(
-    model: keras.Model,
-    gauge: _Gauge,
-    limits: Mapping[str, int],
-    options: Mapping[str, Any],
-    folder: Path | None,
-    tell: Tell,
-) -> Plan:
-    """That of the step's folder, since a search that ends by the clock may end elsewhere; else a new one."""
-    path = folder / _STEP if folder is not None else None
-    if path is None or not path.is_file():
-        return prune(model, gauge.at(limits, model), progress=tell, **options).plan
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        found, plan = (told["limits"], told["weights"]), told["plan"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"'{path}' is no step of a pruning, or damaged ({error}). Delete it.") from error
-    if found != (dict(limits), checkpoint.digest(model)):
-        raise TrainingError(
-            f"'{path}' belongs to another run: it was asked for {found[0]}, now {dict(limits)} is asked"
-            f"{'' if found[1] == checkpoint.digest(model) else ', of a model with other weights'}. Give another "
-            "checkpoint_dir, or resume=False to begin anew."
-        )
-    tell("pruned before")
-    return Plan.from_json(json.dumps(plan))
-
-
-def _keep(folder: Path, model: keras.Model, limits: Mapping[str, int], plan: Plan) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    told = {"limits": dict(limits), "weights": checkpoint.digest(model), "plan": json.loads(plan.to_json())}
-    write_text(folder / _STEP, json.dumps(told))

@@ -38,6 +38,6 @@ class Bench:
 
     def dropped(self, mask: int, channels: np.ndarray) -> float:
         """Without these channels and without any fit."""
-        keep = [np.ones(m.size, bool) for m in self._coupling.masks]
+        keep = [np.full(m.size, not m.dead) for m in self._coupling.masks]
         keep[mask][channels] = False
         return self._divergence(masked(self._model, plan_from(self._coupling, tuple(keep))))

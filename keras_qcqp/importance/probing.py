@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_qcqp.keras_graph import compile_settings
+from keras_qcqp.keras_graph import compile_settings, makers
 from keras_qcqp.losses import ends_normalised
 from keras_qcqp.samples import Samples
 
@@ -56,7 +56,7 @@ def classifies(model: keras.Model, labels: Any = None, loss: Any = None) -> bool
 
 
 def _ends_in_softmax(model: keras.Model) -> bool:
-    operation = model.outputs[0]._keras_history.operation
+    operation = makers(model)[0]
     name = getattr(getattr(operation, "activation", None), "__name__", type(operation).__name__)
     return name.lower() == "softmax"
 

@@ -1,0 +1,168 @@
+"""What is lost after reconstruction: elimination against brute force, scores against measured losses."""
+
+from __future__ import annotations
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from networks import NETWORKS, images, shake
+
+import keras_qcqp
+from keras_qcqp import keras_graph
+from keras_qcqp.coupling import couple
+from keras_qcqp.errors import DataError
+from keras_qcqp.graph import read
+from keras_qcqp.importance.evidence import Evidence
+from keras_qcqp.importance.probing import classifies, divergence_from
+from keras_qcqp.importance.reconstruction import Reconstruction
+from keras_qcqp.recovery.elimination import Reading, eliminate
+from keras_qcqp.samples import Samples
+
+L = keras.layers
+RANDOM = np.random.default_rng(0)
+
+
+def reading(num_channels: int, taps: int, outputs: int) -> tuple[Reading, np.ndarray]:
+    """A reader of random correlated inputs, and its rows."""
+    size = num_channels * taps
+    rows = RANDOM.normal(size=(400, size)) @ RANDOM.normal(size=(size, size))
+    rows -= rows.mean(axis=0)
+    inputs = np.arange(size).reshape(taps, num_channels).T
+    return Reading(rows.T @ rows / len(rows), RANDOM.normal(size=(size, outputs)), inputs), rows
+
+
+def residual(rows: np.ndarray, kernel: np.ndarray, kept: np.ndarray) -> float:
+    """Share of the output that a least-squares fit of the kept inputs misses."""
+    wanted = rows @ kernel
+    fit = np.linalg.lstsq(rows[:, kept], wanted, rcond=None)[0] if len(kept) else np.zeros((0, kernel.shape[1]))
+    return float(np.square(wanted - rows[:, kept] @ fit).sum() / np.square(wanted).sum())
+
+
+@pytest.mark.parametrize("taps", [1, 3])
+def test_elimination_costs_what_fits_miss(taps):
+    one, rows = reading(6, taps, 4)
+    found = eliminate([one], 6, ridge=1e-12, stops=[2, 4, 6])
+    assert sorted(found.order.tolist()) == list(range(6))
+    for gone in range(1, 7):
+        kept = np.sort(one.inputs[found.order[gone:]].ravel())
+        np.testing.assert_allclose(found.costs[:gone].sum(), residual(rows, one.kernel, kept), rtol=1e-6, atol=1e-9)
+    kept = np.sort(one.inputs[found.order[2:]].ravel())
+    fit = np.linalg.lstsq(rows[:, kept], rows @ one.kernel, rcond=None)[0]
+    np.testing.assert_allclose(found.kernels[2][0][kept], fit, atol=1e-6)
+    assert not found.kernels[2][0][one.inputs[found.order[:2]].ravel()].any()
+    assert not found.kernels[6][0].any()
+
+
+def test_elimination_takes_the_cheapest_first():
+    one, rows = reading(5, 1, 3)
+    first = eliminate([one], 5, ridge=1e-12, stops=[]).order[0]
+    alone = [residual(rows, one.kernel, np.delete(np.arange(5), j)) for j in range(5)]
+    assert first == int(np.argmin(alone))
+
+
+def test_several_readers_share_an_order_and_add_up():
+    (a, rows_a), (b, rows_b) = reading(5, 1, 3), reading(5, 2, 2)
+    found = eliminate([a, b], 5, ridge=1e-12, stops=[])
+    kept = found.order[2:]
+    total = sum(residual(rows, r.kernel, np.sort(r.inputs[kept].ravel())) for r, rows in ((a, rows_a), (b, rows_b)))
+    np.testing.assert_allclose(found.costs[:2].sum(), total, rtol=1e-6)
+
+
+def twins() -> keras.Model:
+    """conv with two equal channels -> conv -> dense on classes"""
+    x = image = keras.Input((8, 8, 3), name="image")
+    x = L.ReLU(name="act")(L.Conv2D(6, 3, padding="same", name="a")(x))
+    x = L.ReLU(name="act2")(L.Conv2D(5, 3, padding="same", name="b")(x))
+    model = shake(keras.Model(image, L.Dense(4, name="head")(L.GlobalAveragePooling2D(name="pool")(x))))
+    kernel, bias = (keras.ops.convert_to_numpy(w).copy() for w in model.get_layer("a").weights)
+    kernel[..., 4], bias[4] = kernel[..., 1], bias[1]
+    model.get_layer("a").set_weights([kernel, bias])
+    return model
+
+
+def evidence_of(model: keras.Model, count: int = 64, labels: bool = True, residual: str = "tied") -> Evidence:
+    arrays = tuple(images(model, count=count))
+    samples = Samples(arrays, np.zeros(count, int) if labels else None)
+    return Evidence(couple(read(model), residual=residual), keras_graph.weight_values(model), model, samples)
+
+
+def test_one_of_two_equal_channels_costs_nothing():
+    scores = {s.node.name: s.values for s in Reconstruction(ridge=1e-6)(evidence_of(twins()))}
+    assert set(scores) == {"a", "b"}
+    cheapest = np.sort(scores["a"])
+    assert min(scores["a"][1], scores["a"][4]) == cheapest[0] < 1e-3 * cheapest[1]
+
+
+def test_scores_add_up_to_the_measured_divergence():
+    """At a probe, what the dropped channels were worth is how far the outputs moved."""
+    model = twins()
+    found = evidence_of(model)
+    criterion = Reconstruction(probes=(0.5,), num_probed=64, ridge=1e-6)
+    (score,) = (s for s in criterion(found) if s.node.name == "b")
+    order = np.argsort(score.values, kind="stable")
+    keep = [np.ones(m.size, bool) for m in found.coupling.masks]
+    (mask,) = np.unique(found.coupling.mask_of[found.coupling.specs["b"].outputs[0].ids])
+    keep[mask][order[:2]] = False
+    plan = keras_qcqp.plan.plan_from(found.coupling, tuple(keep))
+    pruned = keras_qcqp.rebuild(model, plan)
+    recovered = keras_qcqp.recover(model, pruned, plan, found.samples, ridge=1e-6).model
+    moved = divergence_from(model, found.samples)(recovered)
+    # Recovery takes all rows and fits the layers around too, so it may do a little better than the measurement.
+    assert moved <= 1.5 * score.values[order[:2]].sum() + 1e-6
+    assert score.values[order[:2]].sum() <= 1.0 + 20 * moved
+
+
+def test_later_channels_never_cost_less():
+    for score in Reconstruction()(evidence_of(shake(NETWORKS["residual"]()), count=32)):
+        assert np.isfinite(score.values).all() and (score.values >= 0).all()
+
+
+@pytest.mark.parametrize(("name", "residual"), itertools.product(["residual", "chain"], ["tied", "union"]))
+def test_prune_and_recover_with_examples(name, residual):
+    model = shake(NETWORKS[name]())
+    data = images(model, count=48)
+    result = keras_qcqp.prune(model, {"macs": 0.6}, data=data, residual=residual, time_limit_s=3)
+    assert keras_qcqp.measure(result.model)["macs"] <= 0.6 * keras_qcqp.measure(model)["macs"]
+    assert result.recovery is not None and result.recovery.steps == ("least_squares",)
+    sliced = keras_qcqp.rebuild(model, result.plan)
+    divergence = divergence_from(model, Samples(tuple(data)))
+    assert divergence(result.model) < divergence(sliced)
+
+
+def test_readers_that_cannot_be_fitted_are_measured_as_they_are():
+    x = signal = keras.Input((6, 3), name="signal")
+    x = L.GRU(5, return_sequences=True, name="memory")(L.Conv1D(6, 3, padding="same", name="conv")(x))
+    model = shake(keras.Model(signal, L.Dense(2, name="head")(L.Flatten(name="flat")(x))))
+    scores = {s.node.name: s.values for s in Reconstruction(probes=(0.5,))(evidence_of(model, labels=False))}
+    assert scores["conv"].sum() > 0 and scores["memory"].sum() > 0
+
+
+def test_without_examples_it_says_what_to_do():
+    with pytest.raises(DataError, match="importance='reconstruction' looks at examples: give data=inputs"):
+        keras_qcqp.prune(twins(), {"macs": 0.5}, importance="reconstruction")
+
+
+def test_what_counts_as_class_scores():
+    image = keras.Input((4,))
+    logits, soft = L.Dense(3)(image), L.Dense(3, activation="softmax")(image)
+    assert classifies(keras.Model(image, soft))
+    assert not classifies(keras.Model(image, logits))
+    assert classifies(keras.Model(image, logits), labels=np.arange(5))
+    assert classifies(keras.Model(image, logits), loss="sparse_categorical_crossentropy")
+    assert not classifies(keras.Model(image, logits), loss="mse")
+    assert not classifies(keras.Model(image, [logits, soft]))
+
+
+def test_divergence_is_zero_for_the_original_and_grows():
+    model = twins()
+    samples = evidence_of(model).samples
+    other = keras.models.clone_model(model)
+    other.set_weights(model.get_weights())
+    distances = [divergence_from(model, samples, loss)(other) for loss in ("sparse_categorical_crossentropy", "mse")]
+    np.testing.assert_allclose(distances, 0.0, atol=1e-9)
+    other.get_layer("head").kernel.assign(other.get_layer("head").kernel * 1.5)
+    assert all(
+        divergence_from(model, samples, loss)(other) > 1e-3 for loss in ("mse", "sparse_categorical_crossentropy")
+    )
