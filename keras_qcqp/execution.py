@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_qcqp.gradients import without_gradients
 from keras_qcqp.graph import Graph, Node, Tensor, TensorRef, read
-from keras_qcqp.keras_graph import layers_by_path
+from keras_qcqp.keras_graph import infer, layers_by_path
 
 
 class Network:
@@ -105,7 +105,7 @@ class Execution:
             lambda x: given[x.position] if isinstance(x, TensorRef) else x, node.arguments
         )
         with without_gradients():
-            made = keras.tree.flatten(self._network.layers[node.layer](*args, **kwargs))
+            made = keras.tree.flatten(infer(self._network.layers[node.layer], args, kwargs))
         self._values.update((x.number, value) for x, value in zip(node.outputs, made, strict=True))
         self._done.add(node.name)
         for x in node.inputs:

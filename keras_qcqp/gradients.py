@@ -36,7 +36,7 @@ def gradients_of(model: keras.Model, loss: Loss, variables: Sequence[Any]) -> Gr
 
     def gradients(inputs: Sequence[np.ndarray], labels: Any) -> list[np.ndarray]:
         tensors = [keras.ops.convert_to_tensor(x) for x in inputs]
-        given = keras.tree.map_structure(keras.ops.convert_to_tensor, labels)
+        given = keras.tree.map_structure(lambda y: None if y is None else keras.ops.convert_to_tensor(y), labels)
         return [np.asarray(keras.ops.convert_to_numpy(g), np.float32) for g in compute(tensors, given)]
 
     return gradients
@@ -57,7 +57,7 @@ def without_gradients() -> Iterator[None]:
 def _tensorflow(model: keras.Model, loss: Loss, variables: list[Any]) -> Callable[..., Any]:
     import tensorflow as tf
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)  # which would wrap our errors; Keras trains without
     def compute(tensors: Any, labels: Any) -> Any:
         watched = [v.value for v in variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -101,6 +101,12 @@ def entering(node: Any, inner: keras.Model) -> list[Any]:
 def compile_settings(model: keras.Model) -> dict[str, Any]:
     """The arguments `compile` was given, as the user's own objects."""
     return dict(model._compile_config.config)
+
+
+def infer(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Calls a layer or operation as a model does with `training=False`: left alone, image layers would augment."""
+    mode = {"training": False} if getattr(operation, "_call_has_training_arg", False) else {}
+    return operation(*args, **{**kwargs, **mode})
 
 
 def copy_operation(operation: Any) -> Any:

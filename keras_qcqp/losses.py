@@ -1,16 +1,17 @@
-"""What a network was trained to make small."""
+"""What a network was trained to make small, and what its outputs are: logits, probabilities or plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from keras_qcqp.errors import DataError
+from keras_qcqp.errors import DataError, did_you_mean
 from keras_qcqp.gradients import Loss
-from keras_qcqp.keras_graph import compile_settings, makers
+from keras_qcqp.keras_graph import as_functional, compile_settings, makers, structures
 
+_KINDS = {"softmax": "probabilities", "log_softmax": "logits", "linear": "logits"}
 _NORMALISING = ("softmax", "sigmoid")
 
 
@@ -18,24 +19,53 @@ def loss_of(model: keras.Model, loss: Any = None) -> Loss:
     """The loss of a batch: what the user gives, what the model was compiled with, or what its labels suggest.
 
     Args:
-        loss: a Keras loss, its name, or a function `(labels, outputs) -> tensor`; for several outputs a list or dict of
-            them, as in `Model.compile`. None: that of `compile`; of a model that was not compiled, cross-entropy of
-            class numbers (labels as wide as the output: of one-hot rows), from logits unless it ends in softmax.
+        loss: a Keras loss, its name, or a function `(labels, outputs) -> tensor`; for several outputs one for all of
+            them, a list or a dict, as in `Model.compile`. None: that of `compile`; of a model that was not compiled,
+            cross-entropy of class numbers (labels as wide as the output: of one-hot rows), from logits unless it ends
+            in softmax.
 
     Raises:
-        DataError: the model has several outputs, or none of class scores, and no loss is known.
+        DataError: the loss is unknown, or not given where the model has several outputs or none of class scores.
     """
+    weights = None
     if loss is None and getattr(model, "compiled", False):
-        loss = compile_settings(model).get("loss")
+        settings = compile_settings(model)
+        loss, weights = settings.get("loss"), settings.get("loss_weights")
     if loss is None:
         return cross_entropy(model)
-    if isinstance(loss, (list, tuple, Mapping)):
-        return _sum(model, loss)
-    return _single(loss)
+    names = _output_names(model)
+    given = _by_output(names, loss, "loss") if isinstance(loss, (list, tuple, Mapping)) else [loss] * len(names)
+    parts = [None if part is None else _mean(part) for part in given]
+    factors = _by_output(names, weights, "loss_weights") if isinstance(weights, (list, tuple, Mapping)) else []
+    return _sum(names, parts, [1.0 if f is None else f for f in factors] or [1.0] * len(names))
 
 
-def _single(loss: Any) -> Loss:
-    function = keras.losses.get(loss)
+def _output_names(model: keras.Model) -> list[str]:
+    """By which losses and labels speak of the outputs, in their order."""
+    functional = as_functional(model)
+    assert functional is not None
+    outputs = structures(functional)[1]
+    return sorted(outputs) if isinstance(outputs, dict) else list(functional.output_names)
+
+
+def _by_output(names: Sequence[str], nested: Any, what: str) -> list[Any]:
+    """One entry for each output, None for those that a dictionary does not name."""
+    if not isinstance(nested, Mapping):
+        flat = keras.tree.flatten(nested)
+        if len(flat) != len(names):
+            raise DataError(f"{what} for {len(flat)} outputs, but the model has {len(names)}: {', '.join(names)}.")
+        return flat
+    for name in nested:
+        if name not in names:
+            raise DataError(f"{what} for '{name}', which is no output. {did_you_mean(name, names)}")
+    return [nested.get(name) for name in names]
+
+
+def _mean(loss: Any) -> Loss:
+    try:
+        function = keras.losses.get(loss)
+    except ValueError as error:
+        raise DataError(f"Unknown loss: {error}") from error
 
     def mean(labels: Any, outputs: Any) -> Any:
         return keras.ops.mean(function(labels, outputs))
@@ -43,18 +73,16 @@ def _single(loss: Any) -> Loss:
     return mean
 
 
-def _sum(model: keras.Model, losses: Any) -> Loss:
-    if isinstance(losses, Mapping):
-        names = list(model.output_names)
-        unknown = [name for name in losses if name not in names]
-        if unknown:
-            raise DataError(f"Losses for {', '.join(unknown)}, but the outputs are {', '.join(names)}.")
-        losses = [losses.get(name) for name in names]
-    parts = [None if part is None else _single(part) for part in losses]
-
+def _sum(names: Sequence[str], parts: Sequence[Loss | None], factors: Sequence[float]) -> Loss:
     def total(labels: Any, outputs: Any) -> Any:
-        pairs = zip(parts, keras.tree.flatten(labels), keras.tree.flatten(outputs), strict=True)
-        return sum(part(y, p) for part, y, p in pairs if part is not None)
+        terms = []
+        flat = zip(names, parts, factors, _by_output(names, labels, "labels"), keras.tree.flatten(outputs), strict=True)
+        for name, part, factor, y, p in flat:
+            if part is not None and y is None:
+                raise DataError(f"Output '{name}' has a loss but no labels. Give labels, or loss= without that output.")
+            if part is not None:
+                terms.append(factor * part(y, p))
+        return sum(terms)
 
     return total
 
@@ -73,17 +101,34 @@ def cross_entropy(model: keras.Model) -> Loss:
     from_logits = not ends_normalised(model)
 
     def loss(labels: Any, outputs: Any) -> Any:
-        dense = len(labels.shape) == 2 and labels.shape[-1] == outputs.shape[-1]
-        function = keras.ops.categorical_crossentropy if dense else keras.ops.sparse_categorical_crossentropy
-        if not dense:
-            labels = keras.ops.reshape(labels, (-1,))
-        return keras.ops.mean(function(labels, keras.ops.cast(outputs, "float32"), from_logits=from_logits))
+        (labels,), (outputs,) = keras.tree.flatten(labels), keras.tree.flatten(outputs)
+        outputs = keras.ops.cast(outputs, "float32")
+        if len(labels.shape) == 2 and labels.shape[-1] == outputs.shape[-1]:
+            labels, function = keras.ops.cast(labels, "float32"), keras.ops.categorical_crossentropy
+        else:
+            labels, function = keras.ops.reshape(labels, (-1,)), keras.ops.sparse_categorical_crossentropy
+        return keras.ops.mean(function(labels, outputs, from_logits=from_logits))
 
     return loss
 
 
 def ends_normalised(model: keras.Model) -> bool:
     """Whether the first output comes out of a softmax or sigmoid, so that it is no row of logits."""
-    operation = makers(model)[0]
-    name = getattr(getattr(operation, "activation", None), "__name__", type(operation).__name__).lower()
-    return name in _NORMALISING
+    return _activation(makers(model)[0]) in _NORMALISING
+
+
+def output_kinds(model: keras.Model) -> tuple[str | None, ...]:
+    """For each output "logits", "probabilities", or None where the last operation does not tell."""
+    return tuple(_kind(maker) for maker in makers(model))
+
+
+def _kind(operation: Any) -> str | None:
+    name = _activation(operation)
+    if name == "linear" and not hasattr(operation, "kernel"):
+        return None  # says nothing of what came before
+    return _KINDS.get(name)
+
+
+def _activation(operation: Any) -> str:
+    """Name of a layer's activation; where it has none, of the layer's or operation's class (`Softmax`), lower case."""
+    return getattr(getattr(operation, "activation", None), "__name__", type(operation).__name__).lower()

@@ -74,15 +74,17 @@ def _is_arrays(data: Any) -> bool:
     """Whether the data is there as a whole: an array, or a structure of arrays."""
     if isinstance(data, (np.ndarray, Mapping)) or keras.ops.is_tensor(data):
         return True
-    if isinstance(data, (tuple, list)):
-        leaves = [x for x in keras.tree.flatten(data) if x is not None]
-        return bool(leaves) and all(isinstance(x, np.ndarray) or keras.ops.is_tensor(x) for x in leaves)
-    return False
+    if isinstance(data, tuple):  # inputs come first
+        return bool(data) and _is_arrays(data[0])
+    # Tuples and dictionaries in a list are batches.
+    plain = isinstance(data, list) and not any(isinstance(x, (tuple, Mapping)) for x in data)
+    return plain and bool(data) and all(_is_arrays(x) for x in data)
 
 
 def _batches(data: Any) -> Iterable[Any]:
     if isinstance(data, keras.utils.PyDataset):
-        return (data[k] for k in range(data.num_batches or 0))
+        number = data.num_batches  # None: there is no end
+        return (data[k] for k in (itertools.count() if number is None else range(number)))
     if not isinstance(data, Iterable):
         raise DataError(
             f"Examples of type {type(data).__name__} cannot be read. Give an array, (inputs, labels), a "
@@ -101,13 +103,16 @@ def _first(batches: Iterable[Any], model: keras.Model, num_samples: int) -> Samp
     if not parts:
         raise DataError("The data is empty: at least one batch of examples was expected.")
     join = lambda *arrays: np.concatenate(arrays)  # noqa: E731
-    inputs = tuple(itertools.starmap(join, zip(*(p.inputs for p in parts), strict=True)))
-    return Samples(inputs, _each(join, *(p.labels for p in parts)))
+    try:
+        inputs = tuple(itertools.starmap(join, zip(*(p.inputs for p in parts), strict=True)))
+        return Samples(inputs, _each(join, *(p.labels for p in parts)))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The batches of examples differ in structure or shape: {error}") from error
 
 
 def _each(function: Callable[..., Any], *labels: Any) -> Any:
     """Applies a function to the arrays of labels; None stands for no labels."""
-    return keras.tree.map_structure(lambda *ys: None if ys[0] is None else function(*ys), *labels)
+    return keras.tree.map_structure(lambda *ys: None if all(y is None for y in ys) else function(*ys), *labels)
 
 
 def _entering(model: keras.Model, data: Any) -> Samples:
@@ -123,8 +128,12 @@ def _entering(model: keras.Model, data: Any) -> Samples:
         data = _by_name(data, wanted, functional)
     inputs = tuple(_array(x) for x in keras.tree.flatten(data))
     if labels is not None:
-        labels = _each(_array, labels)
-    sizes = {len(x) for x in (*inputs, *keras.tree.flatten(labels)) if x is not None and x.ndim}
+        numbers = isinstance(labels, (list, tuple)) and all(np.isscalar(y) for y in labels)
+        labels = np.asarray(labels) if numbers else _each(_array, labels)
+    arrays = [x for x in (*inputs, *keras.tree.flatten(labels)) if x is not None]
+    if not all(x.ndim for x in arrays):
+        raise DataError("Inputs and labels must be arrays with an axis of examples, got a number.")
+    sizes = {len(x) for x in arrays}
     if len(sizes) != 1:
         raise DataError(f"Inputs and labels must have the same number of examples, got {sorted(sizes)}.")
     return Samples(inputs, labels)

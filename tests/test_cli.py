@@ -243,7 +243,7 @@ REFUSED_AFTER_READING = [
     (("--model={in}/text.keras", *GOOD[1:]), "'{in}/text.keras' is not a readable Keras model: "),
     ((GOOD[0], "--budget=macs=0.0001", GOOD[2]), "No selection meets the budget. macs: 1 MAC asked, but the smallest"),
     ((GOOD[0], "--budget=macs=1e12", GOOD[2]), "Budget macs=1e+12 is met already: the model has "),
-    ((*GOOD, "--importance=magnitud"), "Unknown importance 'magnitud'. Did you mean 'magnitude'? Known: magnitude."),
+    ((*GOOD, "--importance=magnitud"), "Unknown importance 'magnitud'. Did you mean 'magnitude'? Known: activation, "),
     ((*GOOD, "--residual=both"), "residual='both' is unknown. Known: auto, tied, union."),
     ((*GOOD, "--recipe=int4"), "Unknown recipe 'int4'. "),
     ((*GOOD, "--min_keep=a_cnov=1"), "min_keep: 'a_cnov' matches no layer. Did you mean 'a_conv' or "),

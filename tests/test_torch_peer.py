@@ -8,6 +8,7 @@ import pytest
 
 from keras_qcqp import coupling, graph, importance, keras_graph, plan, rebuilder
 from keras_qcqp.build import build_problem
+from keras_qcqp.importance import evidence
 from keras_qcqp.limits.budget import Budget
 from keras_qcqp.limits.widths import Widths
 from keras_qcqp.problem import evaluate, violations
@@ -54,7 +55,7 @@ def test_the_selection_rebuilt_here_is_the_network_pruned_there(shared_file):
     (found,) = peer.peer_selections(path, "group_l1", [0.7])
     model = keras.models.load_model(path, compile=False)
     coupled = coupling.couple(graph.read(model))
-    scores = importance.criterion("magnitude")(coupled, keras_graph.weight_values(model))
+    scores = importance.criterion("magnitude")(evidence.Evidence(coupled, keras_graph.weight_values(model)))
     problem, original = build_problem(coupled, scores, Budget(macs=0.7), Widths(min_keep=1))
     keep = peer.peer_keep(coupled, found["kept"])
     assert violations(problem, keep) == []

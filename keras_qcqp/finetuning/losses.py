@@ -1,4 +1,4 @@
-"""Which loss a model is trained with, and what its outputs are: logits, probabilities or plain values."""
+"""Which loss a model is trained with, and how far its outputs are from those of a teacher."""
 
 from __future__ import annotations
 
@@ -9,23 +9,7 @@ from keras import ops
 
 from keras_qcqp import keras_graph
 from keras_qcqp.errors import TrainingError
-
-_KINDS = {"softmax": "probabilities", "log_softmax": "logits", "linear": "logits"}
-
-
-def output_kinds(model: keras.Model) -> tuple[str | None, ...]:
-    """For each output "logits", "probabilities", or None where the last operation does not tell."""
-    return tuple(_kind(maker) for maker in keras_graph.makers(model))
-
-
-def _kind(operation: Any) -> str | None:
-    if type(operation).__name__ == "Softmax":  # the layer and the operation of keras.ops
-        return "probabilities"
-    activation = getattr(operation, "activation", None)
-    name = getattr(activation, "__name__", "")
-    if name == "linear" and not hasattr(operation, "kernel"):
-        return None  # says nothing of what came before
-    return _KINDS.get(name)
+from keras_qcqp.losses import output_kinds
 
 
 def compile_arguments(model: keras.Model, loss: Any) -> dict[str, Any]:
