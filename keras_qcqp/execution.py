@@ -7,6 +7,8 @@ what lies before a layer is computed once with the weights of that moment, and f
 from __future__ import annotations
 
 import collections
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +54,12 @@ def _consumers(graph: Graph) -> dict[int, tuple[Node, ...]]:
     return {number: tuple(nodes) for number, nodes in found.items()}
 
 
+def widest(network: Network) -> int:
+    """Bytes of the largest tensor of one example, as float32; unknown sizes count as one."""
+    sizes = (math.prod(n or 1 for n in x.shape[1:]) for node in network.graph.nodes for x in node.outputs)
+    return 4 * max(sizes, default=0)
+
+
 class Execution:
     """One batch on its way through a network; `inputs` are in the order of the model's own inputs."""
 
@@ -63,6 +71,12 @@ class Execution:
         for x, value in zip(network.graph.inputs, inputs, strict=True):
             self._values[x.number] = keras.ops.convert_to_tensor(value, dtype=x.dtype)
             self._done.add(network.producers[x.number].name)
+
+    def fork(self) -> Execution:
+        """Another run that goes on from here on its own."""
+        run = copy.copy(self)
+        run._values, run._done = dict(self._values), set(self._done)
+        return run
 
     def value(self, tensor: Tensor) -> Any:
         """The tensor, with the weights its ancestors have now, or had when they were computed."""

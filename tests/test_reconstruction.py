@@ -13,11 +13,15 @@ import keras_qcqp
 from keras_qcqp import keras_graph
 from keras_qcqp.coupling import couple
 from keras_qcqp.errors import DataError
+from keras_qcqp.execution import Network
 from keras_qcqp.graph import read
+from keras_qcqp.importance.bench import Bench
 from keras_qcqp.importance.evidence import Evidence
-from keras_qcqp.importance.probing import classifies, divergence_from
+from keras_qcqp.importance.mask_readers import find_readers, gather
+from keras_qcqp.importance.probing import Divergence, classifies, outputs_of
 from keras_qcqp.importance.reconstruction import Reconstruction
 from keras_qcqp.recovery.elimination import Reading, eliminate
+from keras_qcqp.recovery.following import add_constant, following
 from keras_qcqp.samples import Samples
 
 L = keras.layers
@@ -88,6 +92,10 @@ def evidence_of(model: keras.Model, count: int = 64, labels: bool = True, residu
     return Evidence(couple(read(model), residual=residual), keras_graph.weight_values(model), model, samples)
 
 
+def moved_by(model: keras.Model, other: keras.Model, samples: Samples, loss: str | None = None) -> float:
+    return Divergence.of(model, samples, loss)(outputs_of(other, samples))
+
+
 def test_one_of_two_equal_channels_costs_nothing():
     scores = {s.node.name: s.values for s in Reconstruction(ridge=1e-6)(evidence_of(twins()))}
     assert set(scores) == {"a", "b"}
@@ -108,7 +116,7 @@ def test_scores_add_up_to_the_measured_divergence():
     plan = keras_qcqp.plan.plan_from(found.coupling, tuple(keep))
     pruned = keras_qcqp.rebuild(model, plan)
     recovered = keras_qcqp.recover(model, pruned, plan, found.samples, ridge=1e-6).model
-    moved = divergence_from(model, found.samples)(recovered)
+    moved = moved_by(model, recovered, found.samples)
     # Recovery takes all rows and fits the layers around too, so it may do a little better than the measurement.
     assert moved <= 1.5 * score.values[order[:2]].sum() + 1e-6
     assert score.values[order[:2]].sum() <= 1.0 + 20 * moved
@@ -127,8 +135,8 @@ def test_prune_and_recover_with_examples(name, residual):
     assert keras_qcqp.measure(result.model)["macs"] <= 0.6 * keras_qcqp.measure(model)["macs"]
     assert result.recovery is not None and result.recovery.steps == ("least_squares",)
     sliced = keras_qcqp.rebuild(model, result.plan)
-    divergence = divergence_from(model, Samples(tuple(data)))
-    assert divergence(result.model) < divergence(sliced)
+    samples = Samples(tuple(data))
+    assert moved_by(model, result.model, samples) < moved_by(model, sliced, samples)
 
 
 def test_readers_that_cannot_be_fitted_are_measured_as_they_are():
@@ -160,9 +168,28 @@ def test_divergence_is_zero_for_the_original_and_grows():
     samples = evidence_of(model).samples
     other = keras.models.clone_model(model)
     other.set_weights(model.get_weights())
-    distances = [divergence_from(model, samples, loss)(other) for loss in ("sparse_categorical_crossentropy", "mse")]
-    np.testing.assert_allclose(distances, 0.0, atol=1e-9)
+    losses = ("sparse_categorical_crossentropy", "mse")
+    np.testing.assert_allclose([moved_by(model, other, samples, loss) for loss in losses], 0.0, atol=1e-9)
     other.get_layer("head").kernel.assign(other.get_layer("head").kernel * 1.5)
-    assert all(
-        divergence_from(model, samples, loss)(other) > 1e-3 for loss in ("mse", "sparse_categorical_crossentropy")
-    )
+    assert min(moved_by(model, other, samples, loss) for loss in losses) > 1e-3
+
+
+def test_a_bench_measures_what_the_changed_network_gives():
+    """In any order of the masks, whatever it remembers, and leaves its weights as they were."""
+    model = shake(NETWORKS["residual"]())
+    found = evidence_of(model, count=32)
+    network = Network(model)
+    readers = {k: r for k, r in find_readers(found.coupling, network).items() if r.fitted}
+    gathered = gather(network, readers, found.samples, 8, 0)
+    bench = Bench(model, found.coupling, found.samples)
+    for number in [*readers, *reversed(readers)]:
+        size = found.coupling.masks[number].size
+        kernels = eliminate(gathered.readings(network, readers[number]), size, 1e-3, [size // 2]).kernels[size // 2]
+        changed = keras.models.clone_model(model)
+        changed.set_weights(model.get_weights())
+        other = Network(changed)
+        for reader, kernel, constant in gathered.new_kernels(network, readers[number], kernels):
+            other.layers[reader.node.layer].kernel.assign(kernel)
+            add_constant(other, reader.node, following(other, reader.node).norm, constant)
+        wanted = moved_by(model, changed, found.samples)
+        np.testing.assert_allclose(bench.fitted(gathered, readers[number], kernels), wanted, rtol=1e-3, atol=1e-7)

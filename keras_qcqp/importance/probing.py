@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,33 +14,41 @@ from keras_qcqp.losses import ends_normalised
 from keras_qcqp.samples import Samples
 
 _BATCH = 64
-Divergence = Callable[[keras.Model], float]
+Outputs = Sequence[np.ndarray]
 
 
-def divergence_from(model: keras.Model, samples: Samples, loss: Any = None) -> Divergence:
-    """A function that says how far another model's outputs are from those of `model` on the examples.
+@dataclasses.dataclass(frozen=True)
+class Divergence:
+    """How far outputs are from the original ones.
 
     Class scores: mean KL divergence of the class probabilities from the original ones, in nats. Anything else: half the
     mean squared distance, as a share of the variance of the original outputs, summed over the outputs.
+
+    Attributes:
+        before: the original outputs float[samples, ...].
+        classes: what class scores are, "logits" or "probabilities"; None: the only output is no row of class scores.
     """
-    before = _outputs(model, samples)
-    if classifies(model, samples.labels, loss):
-        normalised = ends_normalised(model)
-        original = _log_probabilities(before[0], normalised)
 
-        def divergence(other: keras.Model) -> float:
-            changed = _log_probabilities(_outputs(other, samples)[0], normalised)
-            return max(float((np.exp(original) * (original - changed)).sum(axis=-1).mean()), 0.0)
+    before: Outputs
+    classes: str | None
 
-        return divergence
-    smallest = float(np.finfo(np.float32).tiny)
-    scales = [max(float(y.var(axis=0).sum()), smallest) for y in before]
+    @classmethod
+    def of(cls, model: keras.Model, samples: Samples, loss: Any = None) -> Divergence:
+        """From what a model gives for the examples."""
+        kind = "probabilities" if ends_normalised(model) else "logits"
+        return cls(outputs_of(model, samples), kind if classifies(model, samples.labels, loss) else None)
 
-    def distance(other: keras.Model) -> float:
-        pairs = zip(before, _outputs(other, samples), scales, strict=True)
-        return float(sum(0.5 * np.square(y - z).sum() / len(y) / scale for y, z, scale in pairs))
+    def __call__(self, after: Outputs) -> float:
+        """Zero where nothing changed."""
+        if self.classes is not None:
+            before, now = (_log_probabilities(y[0], self.classes == "probabilities") for y in (self.before, after))
+            return max(float((np.exp(before) * (before - now)).sum(axis=-1).mean()), 0.0)
+        return sum(_distance(y, z) for y, z in zip(self.before, after, strict=True))
 
-    return distance
+
+def _distance(before: np.ndarray, after: np.ndarray) -> float:
+    scale = max(float(before.var(axis=0).sum()), float(np.finfo(np.float32).tiny))
+    return 0.5 * float(np.square(before - after).sum()) / len(before) / scale
 
 
 def classifies(model: keras.Model, labels: Any = None, loss: Any = None) -> bool:
@@ -61,7 +70,8 @@ def _ends_in_softmax(model: keras.Model) -> bool:
     return name.lower() == "softmax"
 
 
-def _outputs(model: keras.Model, samples: Samples) -> list[np.ndarray]:
+def outputs_of(model: keras.Model, samples: Samples) -> list[np.ndarray]:
+    """All outputs float64[samples, ...], in the model's own order."""
     parts = []
     for inputs, _ in samples.batches(_BATCH):
         made = model.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])

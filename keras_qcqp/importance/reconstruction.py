@@ -22,7 +22,6 @@ from keras_qcqp.execution import Network
 from keras_qcqp.importance.bench import Bench
 from keras_qcqp.importance.evidence import Evidence
 from keras_qcqp.importance.mask_readers import find_readers, gather
-from keras_qcqp.importance.probing import divergence_from
 from keras_qcqp.importance.score import Score, kernels
 from keras_qcqp.recovery.elimination import eliminate
 
@@ -54,7 +53,7 @@ class Reconstruction:
         readers = find_readers(coupling, network)
         evidence.tell(f"reading {len(samples)} examples")
         gathered = gather(network, readers, samples, self.places, evidence.seed)
-        bench = Bench(model, coupling, divergence_from(model, samples[: self.num_probed], evidence.loss))
+        bench = Bench(model, coupling, samples[: self.num_probed], evidence.loss)
         scores = []
         for done, (number, reading) in enumerate(readers.items()):
             evidence.tell(f"measuring '{coupling.masks[number].name}', {done + 1} of {len(readers)}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_qcqp.execution import Execution, Network
+from keras_qcqp.execution import Execution, Network, widest
 from keras_qcqp.graph import Node
 from keras_qcqp.plan import Plan
 from keras_qcqp.samples import Samples
@@ -56,7 +56,7 @@ class Runs:
         self._pair = pair
         self._batches = [inputs for inputs, _ in samples.batches(batch_size)]
         self._kept: list[tuple[Execution, Execution]] | None = None
-        if _widest(pair.original) * len(samples) * 3 <= _MAX_CACHED_BYTES:
+        if widest(pair.original) * len(samples) * 3 <= _MAX_CACHED_BYTES:
             self._kept = [self._start(inputs) for inputs in self._batches]
 
     def __iter__(self) -> Iterator[tuple[Execution, Execution]]:
@@ -64,9 +64,3 @@ class Runs:
 
     def _start(self, inputs: Sequence[np.ndarray]) -> tuple[Execution, Execution]:
         return Execution(self._pair.original, inputs), Execution(self._pair.pruned, inputs)
-
-
-def _widest(network: Network) -> int:
-    """Bytes of the largest tensor of one example, as float32."""
-    sizes = (np.prod([n or 1 for n in x.shape[1:]]) for node in network.graph.nodes for x in node.outputs)
-    return 4 * int(max(sizes, default=0))
