@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_qcqp.keras_graph import compile_settings, makers
-from keras_qcqp.losses import ends_normalised
+from keras_qcqp.keras_graph import compile_settings
+from keras_qcqp.losses import ends_normalised, output_kinds
 from keras_qcqp.samples import Samples
 
 _BATCH = 64
@@ -61,13 +61,7 @@ def classifies(model: keras.Model, labels: Any = None, loss: Any = None) -> bool
     if loss is not None and not isinstance(loss, Mapping):
         return "crossentropy" in name.lower().replace("_", "") and "binary" not in name.lower()
     numbered = isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer) and labels.size == len(labels)
-    return numbered or _ends_in_softmax(model)
-
-
-def _ends_in_softmax(model: keras.Model) -> bool:
-    operation = makers(model)[0]
-    name = getattr(getattr(operation, "activation", None), "__name__", type(operation).__name__)
-    return name.lower() == "softmax"
+    return numbered or output_kinds(model)[0] == "probabilities"
 
 
 def outputs_of(model: keras.Model, samples: Samples) -> list[np.ndarray]:
