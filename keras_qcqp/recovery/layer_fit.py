@@ -15,6 +15,7 @@ from keras_qcqp.recovery.pair import Pair, Runs, Settings
 from keras_qcqp.recovery.readers import Reader, reader_of
 from keras_qcqp.recovery.windows import random_places
 
+_MAX_ROW_NUMBERS = 2**27  # rows of one layer, which are kept while it is fitted: 512 MiB as float32
 _SMALLEST_SCALE = 1e-3  # a batch norm that nearly silences a channel cannot be asked to repair a sum
 
 
@@ -52,7 +53,9 @@ class LayerFit:
         intercept = takes_constant(pruned, node, self.behind.norm)
         scale = norm_scale(pruned, self.behind.norm, start.shape[0] * start.shape[2])
         steps = np.where(np.abs(scale) < _SMALLEST_SCALE, 0.0, 1 / np.where(scale == 0, 1.0, scale))
-        batches = [self._batch(original, smaller, steps) for original, smaller in runs]
+        inputs = start.shape[0] * start.shape[1]
+        places = max(1, min(self.settings.places, _MAX_ROW_NUMBERS // (runs.num_samples * inputs)))
+        batches = [self._batch(original, smaller, steps, places) for original, smaller in runs]
         found = self._solved(batches, start, intercept)
         for _ in range(self.settings.rounds if self.behind.rectifier and self.settings.kernels else 0):
             batches = [self._aimed(batch, found, scale, steps) for batch in batches]
@@ -69,11 +72,11 @@ class LayerFit:
             return sums.solve(start, self.settings.ridge, intercept)
         return Fit(start, sums.constant(start))
 
-    def _batch(self, original: Execution, pruned: Execution, steps: np.ndarray) -> _Batch:
+    def _batch(self, original: Execution, pruned: Execution, steps: np.ndarray, num_places: int) -> _Batch:
         before = reader_of(self.pair.original.nodes[self.reader.node.name])
         assert before is not None, "what can be fitted in the pruned network can be in the original"
         x = pruned.array(self.reader.node.inputs[0])
-        places = random_places(self.reader.output_shape(x), self.settings.places, self.random)
+        places = random_places(self.reader.output_shape(x), num_places, self.random)
         layer = self.pair.original.layers[before.node.layer]
         made = before.rows(original.array(before.node.inputs[0]), places) @ before.matrices(_numbers(layer.kernel))
         flat = made.transpose(1, 0, 2).reshape(made.shape[1], -1)

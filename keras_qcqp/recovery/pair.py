@@ -53,7 +53,7 @@ class Runs:
     """Both networks on all batches; where keeping what is under way takes too much memory, each start anew."""
 
     def __init__(self, pair: Pair, samples: Samples, batch_size: int) -> None:
-        self._pair = pair
+        self._pair, self.num_samples = pair, len(samples)
         self._batches = [inputs for inputs, _ in samples.batches(batch_size)]
         self._kept: list[tuple[Execution, Execution]] | None = None
         if widest(pair.original) * len(samples) * 3 <= _MAX_CACHED_BYTES:
