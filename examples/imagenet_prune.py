@@ -75,6 +75,7 @@ def prune(model: keras.Model, x: np.ndarray, y: np.ndarray) -> keras_qcqp.PruneR
         model,
         _BUDGET.value,
         data=(x, y) if len(y) else None,
+        num_samples=max(len(y), 1),
         importance=_IMPORTANCE.value,
         recovery=_RECOVERY.value,
         progress=lambda line: print(line, file=sys.stderr),

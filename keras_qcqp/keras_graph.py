@@ -64,14 +64,20 @@ def structures(functional: keras.Model) -> tuple[Any, Any]:
 
 
 def makers(model: keras.Model) -> list[Any]:
-    """The layer or operation that makes each output, looked for inside nested models."""
+    """The layer or operation that makes each output, looked for inside nested models and before linear activations."""
     functional = as_functional(model)
     assert functional is not None
-    found = []
-    for x in functional.outputs:
-        operation, place = x._keras_history.operation, x._keras_history.tensor_index
-        found.append(operation if as_functional(operation) is None else makers(operation)[place])
-    return found
+    return [_maker(x) for x in functional.outputs]
+
+
+def _maker(x: Any) -> Any:
+    operation, number, place = x._keras_history
+    if as_functional(operation) is not None:
+        return makers(operation)[place]
+    if isinstance(operation, keras.layers.Activation) and operation.activation is keras.activations.linear:
+        (before,) = operation._inbound_nodes[number].input_tensors  # the usual end of a mixed precision model
+        return _maker(before)
+    return operation
 
 
 def new_input(x: Any, shape: Shape) -> Any:

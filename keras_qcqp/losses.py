@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_qcqp.errors import DataError, did_you_mean
 from keras_qcqp.gradients import Loss
@@ -68,9 +69,24 @@ def _mean(loss: Any) -> Loss:
         raise DataError(f"Unknown loss: {error}") from error
 
     def mean(labels: Any, outputs: Any) -> Any:
+        if not isinstance(function, keras.losses.Loss) and not _of_class_numbers(function):
+            labels = _of_rank(labels, outputs)
         return keras.ops.mean(function(labels, outputs))
 
     return mean
+
+
+def _of_class_numbers(function: Any) -> bool:
+    return "sparse" in getattr(function, "__name__", "")
+
+
+def _of_rank(labels: Any, outputs: Any) -> Any:
+    """As `compile` does it for bare functions: labels [n] meet outputs [n, 1], and the other way round."""
+    if len(labels.shape) == len(outputs.shape) - 1 and outputs.shape[-1] == 1:
+        return keras.ops.expand_dims(labels, -1)
+    if len(labels.shape) == len(outputs.shape) + 1 and labels.shape[-1] == 1:
+        return keras.ops.squeeze(labels, -1)
+    return labels
 
 
 def _sum(names: Sequence[str], parts: Sequence[Loss | None], factors: Sequence[float]) -> Loss:
@@ -110,6 +126,35 @@ def cross_entropy(model: keras.Model) -> Loss:
         return keras.ops.mean(function(labels, outputs, from_logits=from_logits))
 
     return loss
+
+
+def classifies(model: keras.Model, labels: Any = None, loss: Any = None, guess: bool = False) -> bool:
+    """Whether the only output is one row of class scores: by its softmax, by its loss, or by labels that are numbers.
+
+    Args:
+        loss: what the user says; None: what the model was compiled with.
+        guess: take a row of plain values for logits if there is no loss.
+    """
+    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2 or (model.outputs[0].shape[1] or 1) < 2:
+        return False
+    activation = _activation(makers(model)[0])
+    if activation in ("softmax", "log_softmax"):
+        return True
+    if loss is None and getattr(model, "compiled", False):
+        loss = compile_settings(model).get("loss")
+    (loss,) = keras.tree.flatten(loss) if len(keras.tree.flatten(loss)) == 1 else (loss,)
+    if loss is not None:
+        return of_classes(loss)
+    (labels,) = keras.tree.flatten(labels) if len(keras.tree.flatten(labels)) == 1 else (labels,)
+    if isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer) and labels.size == len(labels):
+        return True
+    return guess and activation not in _NORMALISING
+
+
+def of_classes(loss: Any) -> bool:
+    """Whether all losses compare classes, so that linear outputs are logits."""
+    names = [x if isinstance(x, str) else getattr(x, "__name__", type(x).__name__) for x in keras.tree.flatten(loss)]
+    return all("categorical" in name.lower() and "binary" not in name.lower() for name in names)
 
 
 def ends_normalised(model: keras.Model) -> bool:

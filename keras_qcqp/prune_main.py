@@ -57,7 +57,7 @@ _PLOT_OUTPUT = flags.DEFINE_string(
     "plot_output", None, "Where to draw the network, before and after (.svg).", flag_values=_FLAGS
 )
 _DATA = flags.DEFINE_string("data", None, "An .npz file with x_train and perhaps y_train.", flag_values=_FLAGS)
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1024, "How many examples to look at.", flag_values=_FLAGS)
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1024, "How many examples to look at.", 1, flag_values=_FLAGS)
 _IMPORTANCE = flags.DEFINE_string(
     "importance",
     None,
@@ -156,6 +156,8 @@ def _parse(argv: list[str]) -> None:
         raise _UsageError("Give either --budget (what to reach) or --plan (what to apply).")
     if _PLAN.value is not None and (_PLAN_OUTPUT.value or _REPORT_OUTPUT.value):
         raise _UsageError("--plan_output and --report_output come with --budget, not with --plan.")
+    if _PLAN.value is not None and (_DATA.value or _RECOVERY.value):
+        raise _UsageError("--data and --recovery come with --budget, not with --plan.")
 
 
 def _flags_help() -> str:

@@ -92,7 +92,11 @@ def masked(model: keras.Model, plan: Plan) -> keras.Model:
         ModelError, PlanError: as `rebuild`.
     """
     model = modern(model)
-    coupling, _ = _checked_coupling(model, plan)
+    return blanked_copy(model, _checked_coupling(model, plan)[0], plan)
+
+
+def blanked_copy(model: keras.Model, coupling: Coupling, plan: Plan) -> keras.Model:
+    """The same for a plan that need not be one that can be built: any choice of channels can be zeroed."""
     values = keras_graph.weight_values(model)
     for node in coupling.first_calls():
         layer_plan = plan.layers.get(node.layer)

@@ -166,5 +166,7 @@ def _require_fitting(samples: Samples, model: keras.Model) -> None:
         )
         if not fits:
             raise DataError(f"Input '{wanted.name}' has shape {tuple(wanted.shape)}, the data has {x.shape}.")
+        if x.dtype.kind not in "biufV" and wanted.dtype != "string":
+            raise DataError(f"Input '{wanted.name}' takes {wanted.dtype}, the data has {x.dtype}: give numbers.")
         if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
             raise DataError(f"Input '{wanted.name}' has NaN or infinite values among the examples; remove them.")

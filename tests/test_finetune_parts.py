@@ -100,7 +100,8 @@ ENDS = [
     (lambda x: L.Dense(3, activation="softmax")(x), "probabilities"),
     (lambda x: keras.ops.softmax(x), "probabilities"),
     (lambda x: keras.Model(i := keras.Input((3,)), L.Dense(2, activation="softmax")(i))(x), "probabilities"),
-    (lambda x: L.Activation("linear")(x), None),
+    (lambda x: L.Activation("linear", dtype="float32")(x), "logits"),  # tells nothing, what comes before does
+    (lambda x: L.Activation("linear")(L.ReLU()(x)), None),
     (lambda x: L.ReLU()(x), None),
     (lambda x: L.Dense(3, activation="sigmoid")(x), None),
 ]

@@ -179,3 +179,13 @@ def test_labels_that_do_not_fit_the_losses_are_refused():
     ):
         with pytest.raises(DataError, match=message):
             loss(labels, [Z, A])
+
+
+@pytest.mark.parametrize("loss", ["binary_crossentropy", "mse", "hinge", "poisson", lambda y, p: keras.ops.abs(y - p)])
+def test_losses_are_those_that_keras_trains_with(loss):
+    """Labels [n] for outputs [n, 1] are not broadcast to [n, n]."""
+    image = keras.Input((3,))
+    model = keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(image))
+    model.compile(loss=loss)
+    x, y = np.random.default_rng(0).normal(size=(8, 3)).astype("float32"), (np.arange(8) % 2).astype("float32")
+    np.testing.assert_allclose(loss_of(model)(y, model(x)), model.evaluate(x, y, verbose=0), rtol=1e-4)

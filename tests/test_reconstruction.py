@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import keras
 import numpy as np
 import pytest
@@ -18,13 +16,15 @@ from keras_qcqp.graph import read
 from keras_qcqp.importance.bench import Bench
 from keras_qcqp.importance.evidence import Evidence
 from keras_qcqp.importance.mask_readers import find_readers, gather
-from keras_qcqp.importance.probing import Divergence, classifies, outputs_of
-from keras_qcqp.importance.reconstruction import Reconstruction
+from keras_qcqp.importance.probing import Divergence, outputs_of
+from keras_qcqp.importance.reconstruction import Reconstruction, _shared_out
+from keras_qcqp.losses import classifies
 from keras_qcqp.recovery.elimination import Reading, eliminate
 from keras_qcqp.recovery.following import add_constant, following
 from keras_qcqp.samples import Samples
 
 L = keras.layers
+JOINED = ["residual", "option_a", "residual_stage", "inverted_residual"]
 RANDOM = np.random.default_rng(0)
 
 
@@ -122,12 +122,16 @@ def test_scores_add_up_to_the_measured_divergence():
     assert score.values[order[:2]].sum() <= 1.0 + 20 * moved
 
 
-def test_later_channels_never_cost_less():
-    for score in Reconstruction()(evidence_of(shake(NETWORKS["residual"]()), count=32)):
-        assert np.isfinite(score.values).all() and (score.values >= 0).all()
+def test_what_is_measured_is_shared_out_and_never_falls():
+    order, costs = np.array([2, 0, 3, 1]), np.array([1.0, 3.0, 2.0, 4.0])
+    values = _shared_out(order, costs, {2: 0.4, 3: 0.5})
+    np.testing.assert_allclose(values[order], [0.1, 0.2, 0.2, 0.2])  # 0.1, 0.3, 0.1, 4 x 0.1 / 2 before pooling
+    assert values.sum() == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize(("name", "residual"), itertools.product(["residual", "chain"], ["tied", "union"]))
+@pytest.mark.parametrize(
+    ("name", "residual"), [("residual", "tied"), ("chain", "tied"), *((name, "union") for name in JOINED)]
+)
 def test_prune_and_recover_with_examples(name, residual):
     model = shake(NETWORKS[name]())
     data = images(model, count=48)
@@ -193,3 +197,26 @@ def test_a_bench_measures_what_the_changed_network_gives():
             add_constant(other, reader.node, following(other, reader.node).norm, constant)
         wanted = moved_by(model, changed, found.samples)
         np.testing.assert_allclose(bench.fitted(gathered, readers[number], kernels), wanted, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda: L.Conv2DTranspose(4, 3, padding="same", activation="relu"),
+        lambda: L.ConvLSTM1D(3, 3, padding="same", return_sequences=True),
+    ],
+)
+def test_small_masks_that_cannot_be_fitted_keep_a_channel(middle):
+    image = keras.Input((6, 6, 3))
+    x = middle()(L.Conv2D(4, 3, padding="same", activation="relu")(image))
+    model = shake(keras.Model(image, L.Dense(5)(L.GlobalAveragePooling2D()(x))))
+    result = keras_qcqp.prune(model, {"macs": 0.8}, data=images(model, count=16), time_limit_s=1)
+    assert keras_qcqp.measure(result.model)["macs"] <= 0.8 * keras_qcqp.measure(model)["macs"]
+
+
+def test_residual_auto_takes_examples():
+    model = shake(NETWORKS["residual_stage"]())
+    result = keras_qcqp.prune(
+        model, {"macs": 0.6}, data=images(model, count=16), residual="auto", recovery=(), time_limit_s=2
+    )
+    assert "residual auto: " in result.report.solution

@@ -10,7 +10,7 @@ from selections import random_keep
 
 import keras_qcqp
 from keras_qcqp.coupling import couple
-from keras_qcqp.errors import DataError
+from keras_qcqp.errors import DataError, PlanError
 from keras_qcqp.execution import Execution, Network
 from keras_qcqp.graph import read
 from keras_qcqp.plan import plan_from
@@ -179,6 +179,10 @@ def test_nothing_of_the_users_is_changed():
         assert all(np.array_equal(a, b) for a, b in zip(m.get_weights(), weights, strict=True))
 
 
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.square(a - b).sum() / max(np.square(a).sum(), 1e-9))
+
+
 @pytest.mark.parametrize("residual", ["tied", "union"])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_recovery_on_named_networks(name, residual):
@@ -190,8 +194,12 @@ def test_recovery_on_named_networks(name, residual):
     for got, wanted in zip(outputs(same, x), outputs(model, x), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=2e-3 * np.abs(wanted).max())
     plan = plan_from(coupling, random_keep(coupling, 0))
-    found = keras_qcqp.recover(model, keras_qcqp.rebuild(model, plan), plan, x, steps=["least_squares", "batch_norm"])
+    pruned = keras_qcqp.rebuild(model, plan)
+    found = keras_qcqp.recover(model, pruned, plan, x, steps=["least_squares", "batch_norm"])
     assert all(np.isfinite(y).all() for y in outputs(found.model, x))
+    fitted = keras_qcqp.recover(model, pruned, plan, x).model
+    lost = [sum(map(_distance, outputs(model, x), outputs(m, x))) for m in (pruned, fitted)]
+    assert lost[1] <= 1.05 * lost[0] + 1e-6
 
 
 def test_what_cannot_be_fitted_is_said():
@@ -241,3 +249,41 @@ def test_recovery_in_mixed_precision(policy):
     found = keras_qcqp.recover(model, pruned, plan, x).model
     lost = [np.square(m.predict(x, verbose=0) - wanted).mean() for m in (pruned, found)]
     assert found.get_layer("reader").dtype_policy.name == policy and lost[1] < 0.5 * lost[0]
+
+
+def test_recovered_models_are_compiled_like_the_original():
+    model, _ = redundant()
+    model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1))
+    x = RANDOM.normal(size=(30, 8, 8, 3)).astype(np.float32)
+    result = keras_qcqp.prune(model, {"macs": 0.8}, data=x, time_limit_s=1)
+    assert result.model.compiled and result.model.loss.name == model.loss.name
+    labels = np.eye(4)[np.arange(30) % 4]
+    assert np.isfinite(keras_qcqp.finetune(result, (x, labels), epochs=1).history["loss"][0])
+
+
+def test_adapted_normalization_is_kept():
+    x = (RANDOM.normal(size=(50, 5)) * 100 + 300).astype(np.float32)
+    norm = L.Normalization(name="norm")
+    norm.adapt(x)
+    inputs = keras.Input((5,))
+    model = shake(keras.Model(inputs, L.Dense(3, name="head")(L.Dense(8, activation="relu", name="a")(norm(inputs)))))
+    plan = dropping(model, "a", [0, 3])
+    pruned = keras_qcqp.rebuild(model, plan)
+    same = keras_qcqp.recover(model, pruned, plan, x, steps=[]).model
+    np.testing.assert_allclose(same.predict(x, verbose=0), pruned.predict(x, verbose=0), rtol=1e-5)
+
+
+def test_a_plan_of_another_model_or_budget_is_refused():
+    model, gone = redundant()
+    plan, other = dropping(model, "wide", gone), dropping(model, "wide", [0, 1, 2])
+    x = np.zeros((4, 8, 8, 3), np.float32)
+    with pytest.raises(PlanError, match="not what the plan makes of .*: the weights of layer 'wide' have shapes"):
+        keras_qcqp.recover(model, keras_qcqp.rebuild(model, plan), other, x)
+    with pytest.raises(PlanError):
+        keras_qcqp.recover(shake(NETWORKS["residual"]()), model, plan, x)
+    with pytest.raises(PlanError, match="A Plan was expected, got str"):
+        keras_qcqp.recover(model, model, "plan.json", x)
+    with pytest.raises(DataError, match="ridge must be a number >= 0, got -1"):
+        keras_qcqp.recover(model, model, plan, x, ridge=-1)
+    with pytest.raises(DataError, match=r"Recovery steps are names, \(\) for none, got False"):
+        keras_qcqp.prune(model, {"macs": 0.9}, data=x, recovery=False)

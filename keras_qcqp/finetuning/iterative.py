@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -113,7 +114,7 @@ def prune_and_finetune(
         def prune_now(model: keras.Model = current, asked: Budget = asked) -> PruneResult:
             return prune(model, asked, progress=tell, **options)
 
-        plan, start = begin(current, limits, prune_now, folder, resume, tell)
+        plan, start = begin(current, {**limits, **_told(options)}, prune_now, folder, resume, tell)
         finetuned = finetune(
             start,
             train_data,
@@ -127,6 +128,16 @@ def prune_and_finetune(
         if finetuned.interrupted:
             raise KeyboardInterrupt
     return IterativeResult(current, tuple(done))
+
+
+def _told(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the options can be told apart in another process; of the data only whether there are any."""
+    plain = {key: value for key, value in options.items() if key != "data" and not callable(value)}
+    return {"options": json.dumps({**plain, "data": options["data"] is not None}, sort_keys=True, default=_kind)}
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
 
 
 @dataclasses.dataclass(frozen=True)

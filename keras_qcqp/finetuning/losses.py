@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_qcqp import keras_graph
 from keras_qcqp.errors import TrainingError
+from keras_qcqp.losses import of_classes as of_classes
 from keras_qcqp.losses import output_kinds
 
 
@@ -43,12 +44,6 @@ def _of_classifier(model: keras.Model) -> Any:
             f"{advice}"
         )
     return keras.losses.SparseCategoricalCrossentropy(from_logits=kinds[0] == "logits")
-
-
-def of_classes(loss: Any) -> bool:
-    """Whether all losses compare classes, so that linear outputs are logits."""
-    names = [x if isinstance(x, str) else getattr(x, "__name__", type(x).__name__) for x in keras.tree.flatten(loss)]
-    return all("categorical" in name.lower() and "binary" not in name.lower() for name in names)
 
 
 def imitation(

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ _STEP, _WEIGHTS = "step.json", "start.npz"
 
 def begin(
     model: keras.Model,
-    limits: Mapping[str, int],
+    limits: Mapping[str, Any],
     prune_now: Callable[[], PruneResult],
     folder: Path | None,
     resume: bool,
@@ -49,7 +50,7 @@ def begin(
     return result.plan, result.model
 
 
-def _read(model: keras.Model, limits: Mapping[str, int], folder: Path) -> tuple[Plan, keras.Model]:
+def _read(model: keras.Model, limits: Mapping[str, Any], folder: Path) -> tuple[Plan, keras.Model]:
     path = folder / _STEP
     try:
         told = json.loads(path.read_text(encoding="utf-8"))

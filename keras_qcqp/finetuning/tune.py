@@ -129,7 +129,7 @@ def finetune(
     steps = num_steps(data)
     student = _training_copy(given, chosen)
     used = fresh(optimizer) if optimizer is not None else half_cosine_sgd(chosen, steps, student)
-    run = _identity(chosen, steps, used, given, told)
+    run = {**_identity(chosen, steps, used, given, told), "loss": _named(loss if loss is not None else given)}
     trained = _compiled(student, told, used, loss, chosen)
     recorder = Recorder(student, data, _checkpoint_file(checkpoint_dir), run, progress or (lambda line: None), chosen)
     recorder.begin(trained, resume)
@@ -182,6 +182,14 @@ def _identity(
         "weights of the model": checkpoint.digest(model),
         "weights of the teacher": checkpoint.digest(teacher),
     }
+
+
+def _named(loss: Any) -> str:
+    """Of the losses that are asked for, or that a model was compiled with."""
+    if isinstance(loss, keras.Model):
+        loss = keras_graph.compile_settings(loss).get("loss") if loss.compiled else None
+    names = [x if isinstance(x, str) else getattr(x, "__name__", type(x).__name__) for x in keras.tree.flatten(loss)]
+    return ", ".join(names)
 
 
 def _without_name(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -12,10 +12,9 @@ from keras_qcqp.coupling import Coupling
 from keras_qcqp.execution import Execution, Network, widest
 from keras_qcqp.graph import Node
 from keras_qcqp.importance.mask_readers import Gathered, MaskReaders
-from keras_qcqp.importance.probing import Divergence, outputs_of
+from keras_qcqp.importance.probing import Divergence
 from keras_qcqp.plan import plan_from
-from keras_qcqp.rebuilder import masked
-from keras_qcqp.recovery.copies import copy_of
+from keras_qcqp.rebuilder import blanked_copy, duplicate
 from keras_qcqp.recovery.following import add_constant, following
 from keras_qcqp.samples import Samples
 
@@ -32,7 +31,7 @@ class Bench:
     def __init__(self, model: keras.Model, coupling: Coupling, samples: Samples, loss: Any = None) -> None:
         self._model, self._coupling, self._samples = model, coupling, samples
         self._divergence = Divergence.of(model, samples, loss)
-        self._network = Network(copy_of(model))
+        self._network = Network(duplicate(model))
         self._weights = model.get_weights()
         self._place = {node.name: number for number, node in enumerate(self._network.graph.nodes)}
         self._runs = [Execution(self._network, inputs) for inputs, _ in samples.batches(_BATCH)]
@@ -48,17 +47,17 @@ class Bench:
             network.layers[reader.node.layer].kernel.assign(kernel)
             add_constant(network, reader.node, following(network, reader.node).norm, constant)
         try:
-            parts = [[run.array(x).astype(np.float64) for x in network.graph.outputs] for run in runs]
+            return self._divergence(_outputs(network, runs))
         finally:
             network.model.set_weights(self._weights)
-        return self._divergence([np.concatenate(ys) for ys in zip(*parts, strict=True)])
 
     def dropped(self, mask: int, channels: np.ndarray) -> float:
         """Without these channels and without any fit."""
         keep = [np.full(m.size, not m.dead) for m in self._coupling.masks]
         keep[mask][channels] = False
-        smaller = masked(self._model, plan_from(self._coupling, tuple(keep)))
-        return self._divergence(outputs_of(smaller, self._samples))
+        # No plan that could be built: what needs these channels stays, and gets zeros.
+        network = Network(blanked_copy(self._model, self._coupling, plan_from(self._coupling, tuple(keep))))
+        return self._divergence(_outputs(network, [Execution(network, x) for x, _ in self._samples.batches(_BATCH)]))
 
     def _before(self, node: Node) -> list[Execution]:
         """Copies of the runs in which nothing is computed that a layer from `node` on takes part in."""
@@ -71,3 +70,9 @@ class Bench:
                 run.value(node.inputs[0])
             self._reached = place
         return [run.fork() for run in self._runs]
+
+
+def _outputs(network: Network, runs: Iterable[Execution]) -> list[np.ndarray]:
+    """All outputs float64[samples, ...]; call by call, since a model compiled for each measurement takes longer."""
+    parts = [[run.array(x).astype(np.float64) for x in network.graph.outputs] for run in runs]
+    return [np.concatenate(ys) for ys in zip(*parts, strict=True)]

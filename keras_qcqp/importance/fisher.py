@@ -16,11 +16,9 @@ import keras
 import numpy as np
 
 from keras_qcqp.importance.evidence import Evidence
-from keras_qcqp.importance.probing import classifies
 from keras_qcqp.importance.score import Score
 from keras_qcqp.importance.sensitivity import summed_sensitivity
-from keras_qcqp.keras_graph import compile_settings
-from keras_qcqp.losses import cross_entropy, ends_normalised, loss_of, output_kinds
+from keras_qcqp.losses import classifies, cross_entropy, ends_normalised, loss_of
 from keras_qcqp.samples import Batch, Samples
 
 _BATCH = 8  # squares of single examples are the true Fisher; batches of 8 select as well in a quarter of the time
@@ -41,18 +39,10 @@ def output_fisher(evidence: Evidence) -> list[Score]:
     weigh them, which gives their Gauss-Newton matrix, the curvature of the squared distance from the original.
     """
     model, samples = evidence.examples("output_fisher")
-    draws = _Draws(model, samples, np.random.default_rng(evidence.seed), _classifies(model, evidence.loss))
+    draws = _Draws(
+        model, samples, np.random.default_rng(evidence.seed), classifies(model, None, evidence.loss, guess=True)
+    )
     return summed_sensitivity(evidence, model, draws.loss, draws.batches(), np.square)
-
-
-def _classifies(model: keras.Model, loss: Any) -> bool:
-    """By the shape and the activation, or the loss; a row of plain values cannot be told from logits otherwise."""
-    shapes = [x.shape for x in model.outputs]
-    if len(shapes) != 1 or len(shapes[0]) != 2 or (shapes[0][1] or 1) < 2:
-        return False
-    if loss is None and getattr(model, "compiled", False):
-        loss = compile_settings(model).get("loss")
-    return loss is None or output_kinds(model)[0] == "probabilities" or classifies(model, None, loss)
 
 
 @dataclasses.dataclass(frozen=True)

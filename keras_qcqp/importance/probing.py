@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_qcqp.keras_graph import compile_settings
-from keras_qcqp.losses import ends_normalised, output_kinds
+from keras_qcqp.losses import classifies, ends_normalised
 from keras_qcqp.samples import Samples
 
 _BATCH = 64
+_CONSTANT = 1e-9
 Outputs = Sequence[np.ndarray]
 
 
@@ -47,21 +47,10 @@ class Divergence:
 
 
 def _distance(before: np.ndarray, after: np.ndarray) -> float:
-    scale = max(float(before.var(axis=0).sum()), float(np.finfo(np.float32).tiny))
-    return 0.5 * float(np.square(before - after).sum()) / len(before) / scale
-
-
-def classifies(model: keras.Model, labels: Any = None, loss: Any = None) -> bool:
-    """Whether the only output is one row of class scores: by its activation, by the loss, or by the labels."""
-    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2 or (model.outputs[0].shape[1] or 1) < 2:
-        return False
-    if loss is None and getattr(model, "compiled", False):
-        loss = compile_settings(model).get("loss")
-    name = loss if isinstance(loss, str) else str(getattr(loss, "name", None) or getattr(loss, "__name__", ""))
-    if loss is not None and not isinstance(loss, Mapping):
-        return "crossentropy" in name.lower().replace("_", "") and "binary" not in name.lower()
-    numbered = isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer) and labels.size == len(labels)
-    return numbered or output_kinds(model)[0] == "probabilities"
+    size = float(np.square(before).sum()) / len(before)
+    variance = float(before.var(axis=0).sum())
+    scale = variance if variance > _CONSTANT * size else size  # one example, or an output that never changes
+    return 0.5 * float(np.square(before - after).sum()) / len(before) / (scale or 1.0)
 
 
 def outputs_of(model: keras.Model, samples: Samples) -> list[np.ndarray]:

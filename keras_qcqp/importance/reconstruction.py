@@ -58,7 +58,7 @@ class Reconstruction:
         for done, (number, reading) in enumerate(readers.items()):
             evidence.tell(f"measuring '{coupling.masks[number].name}', {done + 1} of {len(readers)}")
             size = coupling.masks[number].size
-            stops = sorted({round(share * size) for share in self.probes} - {0})
+            stops = sorted({min(round(share * size), size - 1) for share in self.probes} - {0})
             if reading.fitted:
                 found = eliminate(gathered.readings(network, reading), size, self.ridge, stops)
                 order, costs = found.order, found.costs

@@ -8,12 +8,13 @@ from typing import Any
 
 import keras
 
-from keras_qcqp.errors import DataError, did_you_mean
+from keras_qcqp.errors import DataError, PlanError, did_you_mean
 from keras_qcqp.execution import Network
+from keras_qcqp.keras_graph import weight_values
 from keras_qcqp.legacy import modern
 from keras_qcqp.plan import Plan
+from keras_qcqp.rebuilder import duplicate, rebuild
 from keras_qcqp.recovery import batch_norm, least_squares
-from keras_qcqp.recovery.copies import copy_of
 from keras_qcqp.recovery.pair import Pair, Settings
 from keras_qcqp.samples import NUM_SAMPLES, Samples, collect
 
@@ -78,11 +79,15 @@ def recover(
     Raises:
         DataError: the examples do not fit the model, or a step is unknown.
         ModelError: a model cannot be read.
+        PlanError: the plan is not the original's, or does not make the pruned model of it.
     """
     steps = require_steps(steps)
+    if not ridge >= 0:
+        raise DataError(f"ridge must be a number >= 0, got {ridge!r}.")
     original, tell = modern(original), progress or (lambda line: None)
     samples = collect(data, original, num_samples, seed)
-    model = copy_of(pruned)
+    model = duplicate(modern(pruned))
+    _require_of_plan(original, model, plan)
     pair = Pair(Network(original), Network(model), plan)
     left = dict[str, None]()
     for step in steps:
@@ -90,13 +95,29 @@ def recover(
     return Recovered(model, tuple(steps), tuple(left))
 
 
+def _require_of_plan(original: keras.Model, pruned: keras.Model, plan: Plan) -> None:
+    """Raises PlanError unless the second model has the shapes that the plan gives the first."""
+    wanted, got = (
+        {path: [v.shape for v in named.values()] for path, named in weight_values(m).items()}
+        for m in (rebuild(original, plan), pruned)
+    )
+    for path in (*wanted, *got):
+        if wanted.get(path) != got.get(path):
+            raise PlanError(
+                f"The pruned model is not what the plan makes of '{original.name}': the weights of layer '{path}' have "
+                f"shapes {got.get(path)}, the plan gives {wanted.get(path)}. Give rebuild(original, plan)."
+            )
+
+
 def require_steps(steps: Collection[str]) -> tuple[str, ...]:
     """The steps in the order in which they are done.
 
     Raises:
-        DataError: one is unknown.
+        DataError: one is unknown, or they are no names.
     """
+    if not isinstance(steps, (str, Collection)):
+        raise DataError(f"Recovery steps are names, () for none, got {steps!r}. Known: {', '.join(STEPS)}.")
     for step in [steps] if isinstance(steps, str) else steps:
         if step not in STEPS:
             raise DataError(f"Unknown recovery step '{step}'. {did_you_mean(step, STEPS)}")
-    return tuple(step for step in STEPS if step in steps)
+    return tuple(step for step in STEPS if step in ([steps] if isinstance(steps, str) else steps))

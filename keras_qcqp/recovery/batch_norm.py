@@ -6,7 +6,7 @@ are taken in one pass; here each batch norm is set to the statistics of all exam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ def reestimate(network: Network, samples: Samples, batch_size: int, tell: Callab
     return left
 
 
-def _statistics(arrays, axis: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+def _statistics(arrays: Iterable[np.ndarray], axis: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance float[channels] over all batches; pairwise updates, since sums of squares would cancel."""
     number, mean, squares = 0, np.zeros(()), np.zeros(())
     for array in arrays:

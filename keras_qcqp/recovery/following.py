@@ -33,6 +33,12 @@ class Following:
     rectified_by: Node | None = None
 
     @property
+    def names(self) -> tuple[str | None, ...]:
+        """Of the calls, to compare with those of another network."""
+        calls = (self.norm, self.addition, self.rectified_by)
+        return tuple(None if node is None else node.name for node in calls)
+
+    @property
     def alone(self) -> Following:
         """Without the addition and what comes behind it."""
         return self if self.addition is None else Following(self.norm)

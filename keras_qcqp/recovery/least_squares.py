@@ -29,6 +29,8 @@ def fit(pair: Pair, samples: Samples, settings: Settings, tell: Callable[[str], 
     for number, reader in enumerate(readers):
         tell(f"fitting '{reader.node.layer}', {number + 1} of {len(readers)}")
         behind = following(pair.pruned, reader.node)
+        if behind.names != following(pair.original, pair.original.nodes[reader.node.name]).names:
+            behind = Following(behind.norm)  # something in between was taken out
         if behind.addition is not None and not _settled(pair, behind, fitted, readers):
             behind = behind.alone
         LayerFit(pair, reader, behind, settings, random).run(runs)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import keras
 import numpy as np
@@ -35,7 +34,8 @@ _BY_NAME = {"relu": Rectifier(), "relu6": Rectifier(0.0, 6.0)}
 
 def fused(node: Node) -> Rectifier | None:
     """The rectifier that a layer ends with."""
-    return _BY_NAME.get(_name(node.config.get("activation")))
+    activation = node.config.get("activation")
+    return _BY_NAME.get(activation) if isinstance(activation, str) else None  # a function of the user's is a dict
 
 
 def rectifier(node: Node) -> Rectifier | None:
@@ -49,10 +49,3 @@ def rectifier(node: Node) -> Rectifier | None:
     if node.cls.__module__.startswith("keras.src.ops.") and len(node.inputs) == 1:
         return _BY_NAME.get(node.kind.lower())
     return None
-
-
-def _name(activation: Any) -> str:
-    """Of an activation as configurations hold it."""
-    if isinstance(activation, dict):
-        activation = activation.get("config")
-    return activation if isinstance(activation, str) else ""
