@@ -61,7 +61,11 @@ def load(data_dir: str, num_train: int = 0, num_test: int = 0) -> Data:
 def _images(pixels: np.ndarray, labels: np.ndarray, count: int) -> Images:
     chosen = slice(count or None)
     x = pixels[chosen].astype(np.float32)
-    return Images(x if RAW_PIXELS.value else (x / 255 - MEAN) / STD, labels[chosen].reshape(-1).astype(int))
+    return Images(x if _raw() else (x / 255 - MEAN) / STD, labels[chosen].reshape(-1).astype(int))
+
+
+def _raw() -> bool:
+    return flags.FLAGS.is_parsed() and RAW_PIXELS.value
 
 
 def read_tiles(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +90,7 @@ def read_tiles(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def crop_and_flip(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Each image moved by up to 4 pixels, black coming in, half of them mirrored."""
     count, height, width = x.shape[:3]
-    black = np.zeros(3, np.float32) if RAW_PIXELS.value else -MEAN / STD
+    black = np.zeros(3, np.float32) if _raw() else -MEAN / STD
     padded = np.broadcast_to(black, (count, height + 8, width + 8, 3)).copy()
     padded[:, 4:-4, 4:-4] = x
     top, left = random.integers(9, size=(2, count, 1, 1))
