@@ -25,6 +25,7 @@ from keras_qcqp.samples import Samples
 
 L = keras.layers
 JOINED = ["residual", "option_a", "residual_stage", "inverted_residual"]
+PRUNED = [("residual", "tied"), ("chain", "tied"), *((name, "union") for name in JOINED)]
 QUICK = Reconstruction(probes=(0.25, 0.75))
 RANDOM = np.random.default_rng(0)
 
