@@ -31,6 +31,10 @@ def inputs(tmp_path_factory) -> Path:
     networks.shake(networks.chain()).save(folder / "tiny.keras")
     (folder / "cut.keras").write_bytes((folder / "tiny.keras").read_bytes()[:3000])
     (folder / "text.keras").write_text("not a zip")
+    random = np.random.default_rng(0)
+    np.savez(folder / "data.npz", x_train=random.normal(size=(32, 8, 8, 3)).astype("f4"), y_train=np.arange(32) % 4)
+    np.savez(folder / "labels.npz", y_train=np.arange(32))
+    np.savez(folder / "wide.npz", x_train=np.zeros((2, 9, 9, 3)))
     plan = {"format": "keras_qcqp.plan", "version": 1, "model": "elsewhere", "layers": {}}
     (folder / "other.json").write_text(json.dumps(plan))
     (folder / "cut.json").write_text(json.dumps(plan)[:-3])
@@ -168,6 +172,16 @@ def test_an_old_output_is_replaced(command, tmp_path):
     assert isinstance(keras.models.load_model(tmp_path / "a.keras"), keras.Model)
 
 
+@pytest.mark.parametrize("how", [(), ("--importance=fisher", "--recovery=bias,batch_norm", "--num_samples=20")])
+def test_examples_measure_and_recover(command, tmp_path, how):
+    common = ("--model={in}/tiny.keras", "--budget=macs=0.7", "--output={out}/a.keras", "--time_limit_s=1")
+    status, _, errors = command(*common, "--data={in}/data.npz", *how)
+    assert status == 0
+    assert ("measuring 'a_conv'" in errors, "re-estimating 'a_bn'" in errors) == (not how, bool(how))
+    assert "fitting 'b_conv', 2 of 4" in errors
+    assert keras.models.load_model(tmp_path / "a.keras").output_shape == (None, 4)
+
+
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
 def test_help_shows_examples_and_all_flags(run_python, flag):
     """At once: nothing heavy is imported. Also when other flags are missing or wrong."""
@@ -183,7 +197,8 @@ finally:
     process = run_python("-c", code)
     assert (process.returncode, process.stderr) == (0, "")
     assert "python -m keras_qcqp.prune_main --model=in.keras --budget=macs=0.5 --output=out.keras" in process.stdout
-    flags = """model output budget plan plan_output report_output plot_output importance residual recipe min_keep
+    flags = """model output budget plan plan_output report_output plot_output data num_samples importance recovery
+        residual recipe min_keep
         max_keep width_multiple frozen together strict seed num_workers time_limit_s quiet"""
     for name in flags.split():
         assert f"\n  --{name}: " in process.stdout
@@ -203,6 +218,11 @@ WRONG_USAGE = [
         (GOOD[0], GOOD[2], "--plan=x.json", "--report_output={out}/r.txt"),
         "--plan_output and --report_output come with --budget, not with --plan. See --help.",
     ),
+    (
+        (GOOD[0], GOOD[2], "--plan=x.json", "--data=x.npz"),
+        "--data and --recovery come with --budget, not with --plan. See --help.",
+    ),
+    ((*GOOD, "--num_samples=0"), "flag --num_samples=0: "),
 ]
 REFUSED_AT_ONCE = [
     ((GOOD[0], GOOD[1], "--output={out}/out.h5"), "--output must end in .keras, got '{out}/out.h5'."),
@@ -243,6 +263,15 @@ REFUSED_AFTER_READING = [
     (("--model={in}/text.keras", *GOOD[1:]), "'{in}/text.keras' is not a readable Keras model: "),
     ((GOOD[0], "--budget=macs=0.0001", GOOD[2]), "No selection meets the budget. macs: 1 MAC asked, but the smallest"),
     ((GOOD[0], "--budget=macs=1e12", GOOD[2]), "Budget macs=1e+12 is met already: the model has "),
+    ((*GOOD, "--data={in}/none.npz"), "Cannot read data '{in}/none.npz': No such file or directory. Write it with"),
+    ((*GOOD, "--data={in}/text.keras"), "Cannot read data '{in}/text.keras': it is no .npz archive. Write it with"),
+    ((*GOOD, "--data={in}/labels.npz"), "Data '{in}/labels.npz' has no array 'x_train'. It must hold x_train."),
+    ((*GOOD, "--data={in}/wide.npz"), "Input 'image' has shape (None, 8, 8, 3), the data has (2, 9, 9, 3)."),
+    ((*GOOD, "--recovery=bias"), "recovery=bias looks at examples: give data=inputs, or recovery=()."),
+    (
+        (*GOOD, "--importance=fisher"),
+        "importance='fisher' looks at examples: give data=inputs or data=(inputs, labels),",
+    ),
     ((*GOOD, "--importance=magnitud"), "Unknown importance 'magnitud'. Did you mean 'magnitude'? Known: activation, "),
     ((*GOOD, "--residual=both"), "residual='both' is unknown. Known: auto, tied, union."),
     ((*GOOD, "--recipe=int4"), "Unknown recipe 'int4'. "),

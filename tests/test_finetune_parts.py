@@ -217,3 +217,6 @@ def test_steps_reach_the_budget_and_are_taken_up_again(tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(TrainingError, match=r"step.json' belongs to another run: it was asked for \{'macs': "):
         keras_qcqp.prune_and_finetune(model, {"macs": 0.6}, samples(), **given)
+    other = {**given, "prune_options": {"time_limit_s": 2, "importance": "l1"}}
+    with pytest.raises(TrainingError, match=r"step.json' belongs to another run"):
+        keras_qcqp.prune_and_finetune(model, {"macs": 0.5}, samples(), **other)
