@@ -29,6 +29,7 @@ _BUDGET = flags.DEFINE_string("budget", None, "Prune to this in steps, instead o
 _STEPS = flags.DEFINE_integer("steps", 3, "How many steps; with --budget.", 1)
 _EPOCHS = flags.DEFINE_integer("epochs", 30, "Passes over the training images, in each step.", 1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.05, "The highest; falls along half a cosine.")
+_DISTILLATION_WEIGHT = flags.DEFINE_float("distillation_weight", 0.5, "Share of imitation in the loss.", 0.0, 1.0)
 _CHECKPOINT_DIR = flags.DEFINE_string("checkpoint_dir", None, "Where the state is kept after each epoch.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with CIFAR-10 packs; empty downloads it.")
 _NUM_TRAIN = flags.DEFINE_integer("num_train", 0, "Only so many training images; 0 for all.")
@@ -61,6 +62,7 @@ def train(model: keras.Model, teacher: keras.Model | None, data: cifar10.Data) -
         "augment": cifar10.crop_and_flip,
         "epochs": _EPOCHS.value,
         "learning_rate": _LEARNING_RATE.value,
+        "distillation_weight": _DISTILLATION_WEIGHT.value,
         "seed": _SEED.value,
         "checkpoint_dir": _CHECKPOINT_DIR.value,
         "progress": lambda line: print(line, file=sys.stderr, flush=True),
