@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 
 import keras_qcqp
 from keras_qcqp import problem_io
@@ -125,9 +124,6 @@ def paper():
     spec = importlib.util.spec_from_file_location("paper_instance", EXAMPLES / "paper_instance.py")
     module = sys.modules["paper_instance"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    own = [flag.name for flag in flags.FLAGS.flags_by_module_dict()["paper_instance"]]
-    for name in own:  # other examples have flags of the same names
-        delattr(flags.FLAGS, name)
     return module
 
 

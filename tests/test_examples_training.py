@@ -18,6 +18,13 @@ from PIL import Image
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
+def forget_flags(module: str) -> None:
+    """Examples have flags of the same names, and absl has one set for all of a process."""
+    for name in [flag.name for flag in flags.FLAGS.flags_by_module_dict().get(module, ())]:
+        if name in flags.FLAGS:
+            delattr(flags.FLAGS, name)
+
+
 @pytest.fixture
 def example(monkeypatch, capfd):
     """Runs an example in this process, which knows TensorFlow already: (status, standard output, standard error)."""
@@ -27,14 +34,13 @@ def example(monkeypatch, capfd):
         spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, name, module)
+        forget_flags("paper_instance")  # which other tests import
         spec.loader.exec_module(module)
-        own = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[name]]
         try:
             status = module.main(flags.FLAGS([name, *options]))
         finally:
             flags.FLAGS.unparse_flags()
-            for flag in own:  # the next example has flags of the same names
-                delattr(flags.FLAGS, flag)
+            forget_flags(name)
         return status, *capfd.readouterr()
 
     return run

@@ -20,7 +20,7 @@ def coupled():
     x = keras.Input((4, 4, 2))
     a, b = (keras.layers.Conv2D(3, 3, padding="same", name=name)(x) for name in "ab")
     c = keras.layers.Conv2D(4, 1, name="c")(keras.layers.Add()([a, b]))
-    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(c)))
+    model = keras.Model(x, keras.layers.Dense(2, name="head")(keras.layers.GlobalAveragePooling2D()(c)))
     return coupling.couple(graph.read(model))
 
 
@@ -28,7 +28,7 @@ def test_kept_channels_become_masks(coupled):
     keep = peer.peer_keep(coupled, {"a": [0, 2], "b": [0, 2], "c": [1]})
     chosen = plan.plan_from(coupled, keep)
     assert {name: chosen[name].out_index for name in "abc"} == {"a": ((0, 2),), "b": ((0, 2),), "c": ((1,),)}
-    assert chosen["dense"].in_index == ((1,),) and chosen["dense"].out_index == ((0, 1),)
+    assert chosen["head"].in_index == ((1,),) and chosen["head"].out_index == ((0, 1),)
 
 
 def test_layers_that_are_coupled_must_agree(coupled):
