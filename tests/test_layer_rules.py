@@ -264,3 +264,13 @@ def _compiled(model: keras.Model, x: np.ndarray) -> np.ndarray:
     import tensorflow as tf
 
     return tf.function(lambda x: model(x, training=False), jit_compile=True)(x).numpy()
+
+
+def test_a_separable_convolution_over_another_axis_counts_its_multiplier():
+    """Where it reads no channels that are followed, its pointwise step still reads `multiplier` times as many."""
+    image = keras.Input((4, 4, 3))
+    x = L.Permute((3, 1, 2))(L.Conv2D(5, 1)(image))
+    model = keras.Model(image, L.SeparableConv2D(6, 3, depth_multiplier=2, padding="same")(x))
+    spots, entering = 5 * 4, 4
+    wanted = 4 * 4 * 3 * 5 + spots * 9 * entering * 2 + spots * entering * 2 * 6
+    assert keras_qcqp.measure(model)["macs"] == wanted

@@ -123,7 +123,7 @@ def separable(call: Call) -> Spec:
     }
     spatial = _times(spots, math.prod(kernel))
     depth = (spatial, (middle,)) if middle else (_times(spatial, in_channels, multiplier), ())
-    return Spec((out,), weights, {"filters": Out()}, (depth, _mixing(spots, middle, in_channels)))
+    return Spec((out,), weights, {"filters": Out()}, (depth, _mixing(spots, middle, _times(in_channels, multiplier))))
 
 
 def dense(call: Call) -> Spec:
