@@ -17,20 +17,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from keras_qcqp.command_line import Command, StoppedError, silent, teller
 from keras_qcqp.data_files import load_examples
-from keras_qcqp.errors import FileError, QcqpError
+from keras_qcqp.errors import FileError
 from keras_qcqp.files import check_writable, replacing
 from keras_qcqp.model_io import load_model
 
-_FLAGS = flags.FlagValues()  # a set of its own: absl's global one holds the flags of whatever else is imported
+_FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", "", "The .keras (or .h5) file to fine-tune.", flag_values=_FLAGS)
 _DATA = flags.DEFINE_string("data", "", "An .npz file: x_train, y_train, x_test, y_test.", flag_values=_FLAGS)
 _OUTPUT = flags.DEFINE_string("output", "", "Where to write the fine-tuned .keras file.", flag_values=_FLAGS)
@@ -79,62 +78,6 @@ _SETTINGS = (
     _KEEP,
     _SEED,
 )
-_HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
-
-
-class _UsageError(QcqpError):
-    """The command line itself is wrong."""
-
-
-class _InterruptedError(QcqpError):
-    """Ctrl-C, after something was written."""
-
-
-def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    if any(argument in _HELP for argument in argv[1:]):
-        print(f"{(__doc__ or '').strip()}\n\nFlags:\n{_flags_help()}")
-        return 0
-    try:
-        _parse(argv)
-        _run()
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    except _InterruptedError as error:
-        return _fail(str(error), 130)
-    except _UsageError as error:
-        return _fail(f"{error} See --help.", 2)
-    except (QcqpError, OSError) as error:
-        return _fail(str(error), 1)
-    except Exception as error:
-        return _fail(f"Internal error, please report it: {type(error).__name__}: {error}", 1)
-    return 0
-
-
-def _parse(argv: list[str]) -> None:
-    if _FLAGS.is_parsed():  # `main` may be called more than once
-        _FLAGS.unparse_flags()
-    try:
-        rest = _FLAGS(argv)
-    except flags.Error as error:
-        raise _UsageError(f"{str(error).rstrip('.')}.") from error
-    if len(rest) > 1:
-        raise _UsageError(f"Unexpected argument '{rest[1]}'. Every input is a flag, --name=value.")
-    for flag in (_MODEL, _DATA, _OUTPUT):
-        if not flag.value:
-            raise _UsageError(f"The flag --{flag.name} is required.")
-
-
-def _flags_help() -> str:
-    """Our own flags only; absl adds `--flagfile` and `--undefok` to every set."""
-    shown = [_FLAGS[name] for name in _FLAGS if name not in ("flagfile", "undefok")]
-    defaults = {flag.name: f" (default: {flag.default})" if flag.default else "" for flag in shown}
-    return "\n".join(f"  --{flag.name}: {flag.help}{defaults[flag.name]}" for flag in shown)
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return status
 
 
 def _run() -> None:
@@ -144,7 +87,7 @@ def _run() -> None:
         raise FileError(f"--history_output must end in .json, got '{_HISTORY_OUTPUT.value}'.")
     for path in filter(None, (_OUTPUT.value, _HISTORY_OUTPUT.value)):
         check_writable(path)
-    say = _silent if _QUIET.value else lambda line: print(line, file=sys.stderr, flush=True)
+    say = teller(_QUIET.value)
     settings = _settings()
     training, validation = _load_data(_DATA.value)
     say(f"loading {_MODEL.value}")
@@ -158,7 +101,7 @@ def _run() -> None:
             outputs.enter_context(replacing(_HISTORY_OUTPUT.value)).write_text(text, encoding="utf-8")
     say(f"wrote {_OUTPUT.value}")
     if result.interrupted:
-        raise _InterruptedError(f"{result}; wrote the best model so far to '{_OUTPUT.value}'")
+        raise StoppedError(f"{result}; wrote the best model so far to '{_OUTPUT.value}'")
     if not _QUIET.value:
         print(result)
 
@@ -195,7 +138,7 @@ def _finetune(
             resume=_RESUME.value,
             tensorboard_dir=_TENSORBOARD_DIR.value,
             verbose=int(bar),
-            progress=_silent if bar else say,
+            progress=silent if bar else say,
             **settings,
         )
 
@@ -205,28 +148,17 @@ def _history(result: Any) -> dict[str, Any]:
     return {name: getattr(result, name) for name in names}
 
 
-def _silent(line: str) -> None:
-    del line
+_COMMAND = Command(__doc__ or "", _FLAGS, (_MODEL, _DATA, _OUTPUT), _run)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    return _COMMAND.main(argv)
 
 
 def run() -> None:
     """Console entry point."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every device that it does not find
-    try:
-        try:
-            app.run(main, flags_parser=_leave_to_main)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads, say `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-
-
-def _leave_to_main(argv: list[str]) -> list[str]:
-    """absl's own parser answers a wrong flag with several lines, and `--help` of a console script with nothing."""
-    flags.FLAGS(argv[:1])  # absl insists that its global flags are parsed
-    return argv
+    _COMMAND.start()
 
 
 if __name__ == "__main__":

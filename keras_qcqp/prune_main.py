@@ -28,23 +28,22 @@ minutes, and most of the accuracy stays.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from keras_qcqp.command_line import Command, UsageError, teller
 from keras_qcqp.data_files import load_examples
-from keras_qcqp.errors import FileError, QcqpError
+from keras_qcqp.errors import FileError
 from keras_qcqp.files import check_writable, replacing
 from keras_qcqp.limits.budget import Budget
 from keras_qcqp.limits.width_text import parse_rule, parse_set
 from keras_qcqp.limits.widths import Widths
 from keras_qcqp.model_io import load_model, save_model
 
-_FLAGS = flags.FlagValues()  # a set of its own: absl's global one holds the flags of whatever else is imported
+_FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", "", "The .keras (or .h5) file to prune.", flag_values=_FLAGS)
 _OUTPUT = flags.DEFINE_string("output", "", "Where to write the smaller .keras file.", flag_values=_FLAGS)
 _BUDGET = flags.DEFINE_string("budget", None, "Limits such as macs=0.5,params=100000.", flag_values=_FLAGS)
@@ -114,65 +113,19 @@ _TIME_LIMIT_S = flags.DEFINE_float(
     "time_limit_s", 60.0, "Wall seconds after which the search starts nothing new.", flag_values=_FLAGS
 )
 _QUIET = flags.DEFINE_bool("quiet", False, "No progress and no report on the terminal.", flag_values=_FLAGS)
-_HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
 
 
-class _UsageError(QcqpError):
-    """The command line itself is wrong."""
-
-
-def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    if any(argument in _HELP for argument in argv[1:]):
-        print(f"{(__doc__ or '').strip()}\n\nFlags:\n{_flags_help()}")
-        return 0
-    try:
-        _parse(argv)
-        _run()
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    except _UsageError as error:
-        return _fail(f"{error} See --help.", 2)
-    except (QcqpError, OSError) as error:
-        return _fail(str(error), 1)
-    except Exception as error:
-        return _fail(f"Internal error, please report it: {type(error).__name__}: {error}", 1)
-    return 0
-
-
-def _parse(argv: list[str]) -> None:
-    if _FLAGS.is_parsed():  # `main` may be called more than once
-        _FLAGS.unparse_flags()
-    try:
-        rest = _FLAGS(argv)
-    except flags.Error as error:
-        raise _UsageError(f"{str(error).rstrip('.')}.") from error
-    if len(rest) > 1:
-        raise _UsageError(f"Unexpected argument '{rest[1]}'. Every input is a flag, --name=value.")
-    for flag in (_MODEL, _OUTPUT):
-        if not flag.value:
-            raise _UsageError(f"The flag --{flag.name} is required.")
+def _require_fitting_flags() -> None:
     if (_BUDGET.value is None) == (_PLAN.value is None):
-        raise _UsageError("Give either --budget (what to reach) or --plan (what to apply).")
+        raise UsageError("Give either --budget (what to reach) or --plan (what to apply).")
     if _PLAN.value is not None and (_PLAN_OUTPUT.value or _REPORT_OUTPUT.value):
-        raise _UsageError("--plan_output and --report_output come with --budget, not with --plan.")
+        raise UsageError("--plan_output and --report_output come with --budget, not with --plan.")
     if _PLAN.value is not None and (_DATA.value or _RECOVERY.value):
-        raise _UsageError("--data and --recovery come with --budget, not with --plan.")
-
-
-def _flags_help() -> str:
-    """Our own flags only; absl adds `--flagfile` and `--undefok` to every set."""
-    shown = [_FLAGS[name] for name in _FLAGS if name not in ("flagfile", "undefok")]
-    defaults = {flag.name: f" (default: {flag.default})" if flag.default else "" for flag in shown}
-    return "\n".join(f"  --{flag.name}: {flag.help}{defaults[flag.name]}" for flag in shown)
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return status
+        raise UsageError("--data and --recovery come with --budget, not with --plan.")
 
 
 def _run() -> None:
+    _require_fitting_flags()
     if not _OUTPUT.value.endswith(".keras"):
         raise FileError(f"--output must end in .keras, got '{_OUTPUT.value}'.")
     if _REPORT_OUTPUT.value and not _REPORT_OUTPUT.value.endswith((".txt", ".json")):
@@ -188,7 +141,7 @@ def _run() -> None:
         _widths()
     for path in targets:
         check_writable(path)
-    say = _silent if _QUIET.value else lambda line: print(line, file=sys.stderr, flush=True)
+    say = teller(_QUIET.value)
     say(f"loading {_MODEL.value}")
     model = load_model(_MODEL.value)
     if _PLAN.value is not None:
@@ -266,28 +219,17 @@ def _write(outputs: contextlib.ExitStack, path: str, text: str) -> None:
     outputs.enter_context(replacing(path)).write_text(text, encoding="utf-8")
 
 
-def _silent(line: str) -> None:
-    del line
+_COMMAND = Command(__doc__ or "", _FLAGS, (_MODEL, _OUTPUT), _run)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    return _COMMAND.main(argv)
 
 
 def run() -> None:
     """Console entry point."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every device that it does not find
-    try:
-        try:
-            app.run(main, flags_parser=_leave_to_main)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads, say `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-
-
-def _leave_to_main(argv: list[str]) -> list[str]:
-    """absl's own parser answers a wrong flag with several lines, and `--help` of a console script with nothing."""
-    flags.FLAGS(argv[:1])  # absl insists that its global flags are parsed
-    return argv
+    _COMMAND.start()
 
 
 if __name__ == "__main__":
