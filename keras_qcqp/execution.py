@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,10 @@ import numpy as np
 from keras_qcqp.gradients import without_gradients
 from keras_qcqp.graph import Graph, Node, Tensor, TensorRef, read
 from keras_qcqp.keras_graph import infer, layers_by_path
+from keras_qcqp.samples import Samples
+
+_MAX_KEPT_BYTES = 2**30
+_TENSORS_UNDER_WAY = 3  # of the widest kind, at a time, in both networks
 
 
 class Network:
@@ -34,6 +38,11 @@ class Network:
         self.nodes: Mapping[str, Node] = {node.name: node for node in self.graph.nodes}
         self.producers: Mapping[int, Node] = {x.number: node for node in self.graph.nodes for x in node.outputs}
         self.consumers: Mapping[int, tuple[Node, ...]] = _consumers(self.graph)
+        self._num_calls = collections.Counter(node.layer for node in self.graph.nodes)
+
+    def called_once(self, node: Node) -> bool:
+        """Whether this is the only call of its layer."""
+        return self._num_calls[node.layer] == 1
 
     def ancestors(self, tensors: Sequence[Tensor]) -> frozenset[str]:
         """Names of all calls that these tensors depend on."""
@@ -54,7 +63,7 @@ def _consumers(graph: Graph) -> dict[int, tuple[Node, ...]]:
     return {number: tuple(nodes) for number, nodes in found.items()}
 
 
-def widest(network: Network) -> int:
+def _widest(network: Network) -> int:
     """Bytes of the largest tensor of one example, as float32; unknown sizes count as one."""
     sizes = (math.prod(n or 1 for n in x.shape[1:]) for node in network.graph.nodes for x in node.outputs)
     return 4 * max(sizes, default=0)
@@ -112,3 +121,26 @@ class Execution:
             readers = self._network.consumers[x.number]
             if x.number not in self._inputs and all(reader.name in self._done for reader in readers):
                 self._values.pop(x.number, None)
+
+
+class Runs:
+    """Networks side by side on all batches: what is under way is kept, or where that is too much, computed again."""
+
+    def __init__(self, networks: Sequence[Network], samples: Samples, batch_size: int) -> None:
+        self.num_samples = len(samples)
+        self._networks = tuple(networks)
+        self._batches = [inputs for inputs, _ in samples.batches(batch_size)]
+        self._kept: list[tuple[Execution, ...]] | None = None
+        if _TENSORS_UNDER_WAY * max(map(_widest, networks)) * len(samples) <= _MAX_KEPT_BYTES:
+            self._kept = [self._start(inputs) for inputs in self._batches]
+
+    @property
+    def kept(self) -> bool:
+        """Whether the next iteration goes on where the last one ended."""
+        return self._kept is not None
+
+    def __iter__(self) -> Iterator[tuple[Execution, ...]]:
+        yield from self._kept if self._kept is not None else map(self._start, self._batches)
+
+    def _start(self, inputs: Sequence[np.ndarray]) -> tuple[Execution, ...]:
+        return tuple(Execution(network, inputs) for network in self._networks)

@@ -109,6 +109,11 @@ def compile_settings(model: keras.Model) -> dict[str, Any]:
     return dict(model._compile_config.config)
 
 
+def float64(variable: Any) -> np.ndarray:
+    """The values of a variable, to calculate with."""
+    return np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
+
+
 def infer(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Calls a layer or operation as a model does with `training=False`: left alone, image layers would augment."""
     mode = {"training": False} if getattr(operation, "_call_has_training_arg", False) else {}

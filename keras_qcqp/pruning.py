@@ -14,6 +14,7 @@ from keras_qcqp.branches.removable import emptied, removable_masks
 from keras_qcqp.build import build_problem
 from keras_qcqp.coupling import RESIDUALS, Coupling, couple
 from keras_qcqp.errors import DataError, InfeasibleError, ModelError, QcqpError, did_you_mean
+from keras_qcqp.execution import Network
 from keras_qcqp.graph import Graph, read
 from keras_qcqp.importance import Importance, criterion
 from keras_qcqp.importance.evidence import Evidence, WeightValues
@@ -29,7 +30,8 @@ from keras_qcqp.plan import Plan, plan_from
 from keras_qcqp.problem import Problem, Solution
 from keras_qcqp.rebuilder import rebuild
 from keras_qcqp.recovery import DEFAULT as DEFAULT_STEPS
-from keras_qcqp.recovery import Recovered, recover, require_steps
+from keras_qcqp.recovery import Recovered, mend, require_steps
+from keras_qcqp.recovery.pair import Pair, Settings
 from keras_qcqp.report import Report, make_report
 from keras_qcqp.samples import NUM_SAMPLES, Samples, collect
 from keras_qcqp.solvers import solve
@@ -141,8 +143,10 @@ def prune(
     report = make_report(found.coupling, found.problem, found.original, found.solution, job.asked, plan)
     rows = tuple(dataclasses.replace(row, after=counted[row.resource]) for row in report.budgets)
     report = dataclasses.replace(report, budgets=rows, solution=f"{report.solution}{found.note}")
-    won = recover(model, smaller, plan, samples, steps=steps, seed=seed, progress=search.tell) if steps else None
-    return PruneResult(won.model if won else smaller, plan, found.solution, report, found.problem, won)
+    won = None
+    if steps and samples is not None:
+        won = mend(Pair(Network(model), Network(smaller), plan), samples, steps, Settings(seed=seed), search.tell)
+    return PruneResult(smaller, plan, found.solution, report, found.problem, won)
 
 
 def _steps(recovery: Collection[str] | None, data: Any) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_qcqp.coupling import Coupling
-from keras_qcqp.execution import Execution, Network, widest
+from keras_qcqp.execution import Execution, Network, Runs
 from keras_qcqp.graph import Node
 from keras_qcqp.importance.mask_readers import Gathered, MaskReaders
 from keras_qcqp.importance.probing import Divergence
@@ -19,7 +19,6 @@ from keras_qcqp.recovery.following import add_constant, following
 from keras_qcqp.samples import Samples
 
 _BATCH = 128
-_MAX_CACHED_BYTES = 2**30
 
 
 class Bench:
@@ -34,8 +33,7 @@ class Bench:
         self._network = Network(duplicate(model))
         self._weights = model.get_weights()
         self._place = {node.name: number for number, node in enumerate(self._network.graph.nodes)}
-        self._runs = [Execution(self._network, inputs) for inputs, _ in samples.batches(_BATCH)]
-        self._cached = 3 * widest(self._network) * len(samples) <= _MAX_CACHED_BYTES
+        self._runs = Runs((self._network,), samples, _BATCH)
         self._reached = -1
 
     def fitted(self, gathered: Gathered, found: MaskReaders, kernels: Sequence[np.ndarray]) -> float:
@@ -57,19 +55,18 @@ class Bench:
         keep[mask][channels] = False
         # No plan that could be built: what needs these channels stays, and gets zeros.
         network = Network(blanked_copy(self._model, self._coupling, plan_from(self._coupling, tuple(keep))))
-        return self._divergence(_outputs(network, [Execution(network, x) for x, _ in self._samples.batches(_BATCH)]))
+        return self._divergence(_outputs(network, (run for (run,) in Runs((network,), self._samples, _BATCH))))
 
-    def _before(self, node: Node) -> list[Execution]:
+    def _before(self, node: Node) -> Iterator[Execution]:
         """Copies of the runs in which nothing is computed that a layer from `node` on takes part in."""
         place = self._place[node.name]
         if place < self._reached:  # too far already: start again
-            self._runs = [Execution(self._network, inputs) for inputs, _ in self._samples.batches(_BATCH)]
-            self._reached = -1
-        if self._cached:
-            for run in self._runs:
+            self._runs = Runs((self._network,), self._samples, _BATCH)
+        if self._runs.kept:
+            for (run,) in self._runs:
                 run.value(node.inputs[0])
-            self._reached = place
-        return [run.fork() for run in self._runs]
+        self._reached = place
+        return (run.fork() for (run,) in self._runs)
 
 
 def _outputs(network: Network, runs: Iterable[Execution]) -> list[np.ndarray]:

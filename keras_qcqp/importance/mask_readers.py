@@ -6,13 +6,13 @@ import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import keras
 import numpy as np
 
 from keras_qcqp.channels import Axis
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.execution import Execution, Network
 from keras_qcqp.graph import Node
+from keras_qcqp.keras_graph import float64
 from keras_qcqp.recovery.elimination import Reading
 from keras_qcqp.recovery.following import following, norm_scale
 from keras_qcqp.recovery.normal_equations import NormalEquations
@@ -38,7 +38,6 @@ class MaskReaders:
 
 def find_readers(coupling: Coupling, network: Network) -> dict[int, MaskReaders]:
     """The readers of every mask that is not frozen."""
-    calls = collections.Counter(node.layer for node in network.graph.nodes)
     known: dict[int, list[tuple[Reader, np.ndarray]]] = collections.defaultdict(list)
     unknown = set[int]()
     for node in coupling.first_calls():
@@ -47,7 +46,7 @@ def find_readers(coupling: Coupling, network: Network) -> dict[int, MaskReaders]
             for number in spec.reading(name) if name in spec.weights else ():
                 axis = spec.weights[name][number]
                 assert axis is not None
-                reader = reader_of(network.nodes[node.name]) if name == "kernel" and calls[node.layer] == 1 else None
+                reader = reader_of(network.nodes[node.name]) if name == "kernel" and network.called_once(node) else None
                 masks = set(coupling.mask_of[coupling.ids(node, axis)].tolist())
                 if reader is None or reader.too_large or reader.depthwise:
                     unknown |= masks
@@ -122,7 +121,7 @@ class Gathered:
 
 def matrices_of(network: Network, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
     """Kernel float[groups, inputs, outputs], and what the batch norm behind multiplies, float[groups, outputs]."""
-    kernel = np.asarray(keras.ops.convert_to_numpy(network.layers[reader.node.layer].kernel), np.float64)
+    kernel = float64(network.layers[reader.node.layer].kernel)
     matrices = reader.matrices(kernel)
     scale = norm_scale(network, following(network, reader.node).norm, kernel.shape[-1])
     return matrices, scale.reshape(reader.groups, -1)

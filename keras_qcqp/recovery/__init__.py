@@ -88,11 +88,15 @@ def recover(
     samples = collect(data, original, num_samples, seed)
     model = duplicate(modern(pruned))
     _require_of_plan(original, model, plan)
-    pair = Pair(Network(original), Network(model), plan)
+    return mend(Pair(Network(original), Network(model), plan), samples, steps, Settings(ridge=ridge, seed=seed), tell)
+
+
+def mend(pair: Pair, samples: Samples, steps: Collection[str], settings: Settings, tell: Tell) -> Recovered:
+    """The same for networks that are known to fit the plan; the pruned one is changed."""
     left = dict[str, None]()
     for step in steps:
-        left |= dict.fromkeys(STEPS[step](pair, samples, Settings(ridge=ridge, seed=seed), tell))
-    return Recovered(model, tuple(steps), tuple(left))
+        left |= dict.fromkeys(STEPS[step](pair, samples, settings, tell))
+    return Recovered(pair.pruned.model, tuple(steps), tuple(left))
 
 
 def _require_of_plan(original: keras.Model, pruned: keras.Model, plan: Plan) -> None:
@@ -117,7 +121,8 @@ def require_steps(steps: Collection[str]) -> tuple[str, ...]:
     """
     if not isinstance(steps, (str, Collection)):
         raise DataError(f"Recovery steps are names, () for none, got {steps!r}. Known: {', '.join(STEPS)}.")
-    for step in [steps] if isinstance(steps, str) else steps:
+    asked = [steps] if isinstance(steps, str) else steps
+    for step in asked:
         if step not in STEPS:
             raise DataError(f"Unknown recovery step '{step}'. {did_you_mean(step, STEPS)}")
-    return tuple(step for step in STEPS if step in ([steps] if isinstance(steps, str) else steps))
+    return tuple(step for step in STEPS if step in asked)

@@ -11,24 +11,23 @@ from collections.abc import Callable, Iterable
 import keras
 import numpy as np
 
-from keras_qcqp.execution import Execution, Network
+from keras_qcqp.execution import Network, Runs
 from keras_qcqp.samples import Samples
 
 
 def reestimate(network: Network, samples: Samples, batch_size: int, tell: Callable[[str], None]) -> list[str]:
     """Changes the moving statistics of the network; returns a line for each batch norm that stays as it is."""
-    runs = [Execution(network, inputs) for inputs, _ in samples.batches(batch_size)]
-    layers, left = [node.layer for node in network.graph.nodes], list[str]()
+    runs, left = Runs((network,), samples, batch_size), list[str]()
     for node in network.graph.nodes:
         if node.cls is not keras.layers.BatchNormalization or node.name != node.layer:
             continue
-        if layers.count(node.layer) > 1:
+        if not network.called_once(node):
             left.append(f"'{node.layer}' (BatchNormalization): it is called more than once")
             continue
         tell(f"re-estimating '{node.layer}'")
         layer = network.layers[node.layer]
         axis = range(len(node.inputs[0].shape))[node.config["axis"]]
-        mean, variance = _statistics((run.array(node.inputs[0]) for run in runs), axis)
+        mean, variance = _statistics((run.array(node.inputs[0]) for (run,) in runs), axis)
         layer.moving_mean.assign(mean)
         layer.moving_variance.assign(variance)
     return left

@@ -14,6 +14,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from keras_qcqp.recovery.normal_equations import pull
+
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
@@ -73,10 +75,7 @@ class _State:
     """What is left of one reader."""
 
     def __init__(self, reading: Reading, ridge: float) -> None:
-        size = len(reading.covariance)
-        level = float(np.trace(reading.covariance)) / max(size, 1)
-        pull = max(ridge * level, np.finfo(np.float64).tiny ** 0.25)
-        self.inverse = np.linalg.inv(reading.covariance + pull * np.eye(size))
+        self.inverse = np.linalg.inv(reading.covariance + pull(reading.covariance, ridge))
         self.kernel = reading.kernel.astype(np.float64)
         self.inputs = reading.inputs
         whole = float(np.einsum("io,ij,jo->", self.kernel, reading.covariance, self.kernel))

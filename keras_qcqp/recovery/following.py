@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_qcqp.execution import Network
 from keras_qcqp.graph import Node, Tensor
+from keras_qcqp.keras_graph import float64
 from keras_qcqp.recovery.rectifiers import Rectifier, fused, rectifier
 
 _L = keras.layers
@@ -54,7 +55,7 @@ def following(network: Network, node: Node) -> Following:
         if len(readers) != 1 or x.number in {y.number for y in network.graph.outputs}:
             return found
         (reader,) = readers
-        once = _alone(network, reader)
+        once = network.called_once(reader)
         if reader.cls is _L.BatchNormalization and found == Following() and once:
             found = Following(reader)
         elif reader.cls is _L.Add and found.addition is None and once and _joins(reader, x):
@@ -82,28 +83,19 @@ def norm_scale(network: Network, norm: Node | None, size: int) -> np.ndarray:
     if norm is None:
         return np.ones(size)
     layer = network.layers[norm.layer]
-    scale = np.ones(size) if layer.gamma is None else np.asarray(keras.ops.convert_to_numpy(layer.gamma), np.float64)
-    variance = np.asarray(keras.ops.convert_to_numpy(layer.moving_variance), np.float64)
-    return scale / np.sqrt(variance + layer.epsilon)
+    scale = np.ones(size) if layer.gamma is None else float64(layer.gamma)
+    return scale / np.sqrt(float64(layer.moving_variance) + layer.epsilon)
 
 
-def add_constant(network: Network, node: Node, norm: Node | None, constant: np.ndarray) -> bool:
-    """Adds float[channels] to the output of a layer: to its bias, or to the batch norm behind; False if neither is."""
+def add_constant(network: Network, node: Node, norm: Node | None, constant: np.ndarray) -> None:
+    """Adds float[channels] to the output of a layer: to its bias, or to the batch norm behind, if there is either."""
     layer = network.layers[node.layer]
     if getattr(layer, "bias", None) is not None:
         layer.bias.assign_add(constant)
     elif norm is not None:
         network.layers[norm.layer].moving_mean.assign_add(-constant)
-    else:
-        return False
-    return True
 
 
 def takes_constant(network: Network, node: Node, norm: Node | None) -> bool:
-    """Whether `add_constant` will do it."""
+    """Whether `add_constant` finds a place."""
     return norm is not None or getattr(network.layers[node.layer], "bias", None) is not None
-
-
-def _alone(network: Network, node: Node) -> bool:
-    """Whether the layer is called once."""
-    return sum(other.layer == node.layer for other in network.graph.nodes) == 1

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
-import keras
 import numpy as np
 
-from keras_qcqp.execution import Execution
+from keras_qcqp.execution import Execution, Runs
 from keras_qcqp.graph import Tensor
+from keras_qcqp.keras_graph import float64
 from keras_qcqp.recovery.following import Following, add_constant, norm_scale, takes_constant
 from keras_qcqp.recovery.normal_equations import Fit, NormalEquations
-from keras_qcqp.recovery.pair import Pair, Runs, Settings
+from keras_qcqp.recovery.pair import Pair, Settings
 from keras_qcqp.recovery.readers import Reader, reader_of
 from keras_qcqp.recovery.windows import random_places
 
@@ -44,11 +45,18 @@ class LayerFit:
     settings: Settings
     random: np.random.Generator
 
+    @functools.cached_property
+    def _original(self) -> tuple[Reader, np.ndarray]:
+        """The layer as it was, and its matrices float[groups, inputs, outputs]."""
+        reader = reader_of(self.pair.original.nodes[self.reader.node.name])
+        assert reader is not None, "what can be fitted in the pruned network can be in the original"
+        return reader, reader.matrices(float64(self.pair.original.layers[reader.node.layer].kernel))
+
     def run(self, runs: Runs) -> None:
         """Sets the kernel of the layer, and its constants where there is a place for them."""
         node, pruned = self.reader.node, self.pair.pruned
         layer = pruned.layers[node.layer]
-        kernel = _numbers(layer.kernel)
+        kernel = float64(layer.kernel)
         start = self.reader.matrices(kernel)
         intercept = takes_constant(pruned, node, self.behind.norm)
         scale = norm_scale(pruned, self.behind.norm, start.shape[0] * start.shape[2])
@@ -73,12 +81,10 @@ class LayerFit:
         return Fit(start, sums.constant(start))
 
     def _batch(self, original: Execution, pruned: Execution, steps: np.ndarray, num_places: int) -> _Batch:
-        before = reader_of(self.pair.original.nodes[self.reader.node.name])
-        assert before is not None, "what can be fitted in the pruned network can be in the original"
+        before, matrices = self._original
         x = pruned.array(self.reader.node.inputs[0])
         places = random_places(self.reader.output_shape(x), num_places, self.random)
-        layer = self.pair.original.layers[before.node.layer]
-        made = before.rows(original.array(before.node.inputs[0]), places) @ before.matrices(_numbers(layer.kernel))
+        made = before.rows(original.array(before.node.inputs[0]), places) @ matrices
         flat = made.transpose(1, 0, 2).reshape(made.shape[1], -1)
         kept = self.pair.kept(self.reader.node, flat.shape[1])
         targets, wanted = flat[:, kept], None
@@ -88,7 +94,8 @@ class LayerFit:
             at_rectifier = self.pair.original.nodes[self.behind.rectified_by.name].inputs[0]
             wanted = self._at(original, at_rectifier, places)[:, kept]
         elif self.behind.rectifier is not None:
-            wanted = targets + (_numbers(layer.bias)[kept] if layer.bias is not None else 0.0)
+            bias = self.pair.original.layers[before.node.layer].bias
+            wanted = targets + (float64(bias)[kept] if bias is not None else 0.0)
         return _Batch(self.reader.rows(x, places), targets + missing, wanted)
 
     def _aimed(self, batch: _Batch, found: Fit, scale: np.ndarray, steps: np.ndarray) -> _Batch:
@@ -130,7 +137,3 @@ class LayerFit:
 def _grouped(targets: np.ndarray, groups: int) -> np.ndarray:
     """float[groups, rows, outputs of a group]."""
     return targets.reshape(len(targets), groups, -1).transpose(1, 0, 2)
-
-
-def _numbers(variable: object) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(variable), np.float64)

@@ -13,17 +13,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_qcqp.execution import Network
+from keras_qcqp.execution import Network, Runs
 from keras_qcqp.recovery.following import Following, following
 from keras_qcqp.recovery.layer_fit import LayerFit
-from keras_qcqp.recovery.pair import Pair, Runs, Settings
+from keras_qcqp.recovery.pair import Pair, Settings
 from keras_qcqp.recovery.readers import MAX_INPUTS, Reader, reader_of
 from keras_qcqp.samples import Samples
 
 
 def fit(pair: Pair, samples: Samples, settings: Settings, tell: Callable[[str], None]) -> list[str]:
     """Changes the pruned network; returns a line for each layer with a kernel that stays as it is."""
-    runs, random = Runs(pair, samples, settings.batch_size), np.random.default_rng(settings.seed)
+    runs = Runs((pair.original, pair.pruned), samples, settings.batch_size)
+    random = np.random.default_rng(settings.seed)
     readers, left = _readers(pair.pruned)
     fitted = set[str]()
     for number, reader in enumerate(readers):
@@ -40,7 +41,6 @@ def fit(pair: Pair, samples: Samples, settings: Settings, tell: Callable[[str], 
 
 def _readers(network: Network) -> tuple[list[Reader], list[str]]:
     found, left = list[Reader](), list[str]()
-    times = [node.layer for node in network.graph.nodes]
     for node in network.graph.nodes:
         if node.name != node.layer or not any(name.endswith("kernel") for name in node.weights):
             continue
@@ -49,7 +49,7 @@ def _readers(network: Network) -> tuple[list[Reader], list[str]]:
             left.append(f"'{node.layer}' ({node.kind}): no fit is known for such a kernel")
         elif reader.too_large:
             left.append(f"'{node.layer}' ({node.kind}): its kernel reads more than {MAX_INPUTS:,} numbers at a time")
-        elif times.count(node.layer) > 1:
+        elif not network.called_once(node):
             left.append(f"'{node.layer}' ({node.kind}): it is called more than once")
         else:
             found.append(reader)

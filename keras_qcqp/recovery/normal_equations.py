@@ -66,7 +66,7 @@ class NormalEquations:
             mean_x, mean_y = np.zeros_like(mean_x), np.zeros_like(mean_y)
         gram = np.asarray(self._xx) - n * mean_x[:, :, None] * mean_x[:, None, :]
         cross = np.asarray(self._xy) - n * mean_x[:, :, None] * mean_y[:, None, :]
-        kernel = start + ridged(gram, ridge, cross - gram @ start)
+        kernel = start + np.linalg.solve(gram + pull(gram, ridge), cross - gram @ start)
         return Fit(kernel, mean_y - np.einsum("gi,gio->go", mean_x, kernel))
 
     def constant(self, kernel: np.ndarray) -> np.ndarray:
@@ -74,14 +74,9 @@ class NormalEquations:
         return np.asarray(self._y) / max(self.num_rows, 1) - np.einsum("gi,gio->go", self.mean, kernel)
 
 
-def ridged(gram: np.ndarray, ridge: float, right: np.ndarray) -> np.ndarray:
-    """Solves `(gram + ridge x mean diagonal x identity) x = right` for each group."""
-    return np.linalg.solve(gram + pull(gram, ridge), right)
-
-
 def pull(gram: np.ndarray, ridge: float) -> np.ndarray:
-    """float[groups, inputs, inputs]: what a ridge adds; never all zero, so that what no row says can be solved too."""
+    """float[..., inputs, inputs]: what a ridge adds to Gram matrices; never all zero, so that they can be inverted."""
     size = gram.shape[-1]
     level = np.trace(gram, axis1=-2, axis2=-1) / max(size, 1)
-    smallest = np.finfo(np.float64).tiny ** 0.5
-    return np.maximum(ridge * level, smallest)[:, None, None] * np.eye(size)
+    smallest = np.finfo(np.float64).tiny ** 0.25
+    return np.maximum(ridge * level, smallest)[..., None, None] * np.eye(size)
