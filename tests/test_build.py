@@ -1,4 +1,4 @@
-"""BUILD against the code: one target for each module, deps exactly its imports; `python -m tests.build_file --write`."""
+"""BUILD against the code: one target for each module, deps exactly its imports (`tests/build_file.py` writes it)."""
 
 from __future__ import annotations
 
