@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.test_build import ROOT, imports, modules
 
 _HEAD = """\
-# One py_library for each module; deps are the import rules of the house. Written by tests/build_file.py, held by a test.
+# One py_library for each module; deps are the rules of the house. Written by tests/build_file.py, held by tests.
 
 load("@rules_python//python:defs.bzl", "py_binary", "py_library")
 
