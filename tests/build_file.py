@@ -1,6 +1,6 @@
 """Writes BUILD anew from what the modules import.
 
-    python -m tests.build_file --write
+python -m tests.build_file --write
 """
 
 from __future__ import annotations
