@@ -91,11 +91,15 @@ def crop_and_flip(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Each image moved by up to 4 pixels, black coming in, half of them mirrored."""
     count, height, width = x.shape[:3]
     black = np.zeros(3, np.float32) if _raw() else -MEAN / STD
-    padded = np.broadcast_to(black, (count, height + 8, width + 8, 3)).copy()
+    padded = np.empty((count, height + 8, width + 8, 3), x.dtype)
+    padded[:] = black
     padded[:, 4:-4, 4:-4] = x
-    top, left = random.integers(9, size=(2, count, 1, 1))
-    columns = np.where(random.random((count, 1, 1)) < 0.5, np.arange(width), np.arange(width)[::-1])
-    return padded[np.arange(count)[:, None, None], top + np.arange(height)[:, None], left + columns]
+    corners, mirrored = random.integers(9, size=(2, count)).T, random.random(count) >= 0.5
+    moved = np.empty_like(x)
+    for k, (top, left) in enumerate(corners):  # twice as fast as one indexing of all
+        window = padded[k, top : top + height, left : left + width]
+        moved[k] = window[:, ::-1] if mirrored[k] else window
+    return moved
 
 
 def resnet(depth: int) -> keras.Model:

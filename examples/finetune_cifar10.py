@@ -30,6 +30,10 @@ _STEPS = flags.DEFINE_integer("steps", 3, "How many steps; with --budget.", 1)
 _EPOCHS = flags.DEFINE_integer("epochs", 30, "Passes over the training images, in each step.", 1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.05, "The highest; falls along half a cosine.")
 _DISTILLATION_WEIGHT = flags.DEFINE_float("distillation_weight", 0.5, "Share of imitation in the loss.", 0.0, 1.0)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images of a step.", 1)
+_WARMUP_EPOCHS = flags.DEFINE_float("warmup_epochs", 0.0, "How long the learning rate rises first.")
+_WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 1e-3, "Share of each kernel that goes, times the learning rate.")
+_MIXED_PRECISION = flags.DEFINE_bool("mixed_precision", False, "Compute in bfloat16; for GPUs.")
 _CHECKPOINT_DIR = flags.DEFINE_string("checkpoint_dir", None, "Where the state is kept after each epoch.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with CIFAR-10 packs; empty downloads it.")
 _NUM_TRAIN = flags.DEFINE_integer("num_train", 0, "Only so many training images; 0 for all.")
@@ -63,6 +67,10 @@ def train(model: keras.Model, teacher: keras.Model | None, data: cifar10.Data) -
         "epochs": _EPOCHS.value,
         "learning_rate": _LEARNING_RATE.value,
         "distillation_weight": _DISTILLATION_WEIGHT.value,
+        "batch_size": _BATCH_SIZE.value,
+        "warmup_epochs": _WARMUP_EPOCHS.value,
+        "weight_decay": _WEIGHT_DECAY.value,
+        "mixed_precision": _MIXED_PRECISION.value,
         "seed": _SEED.value,
         "checkpoint_dir": _CHECKPOINT_DIR.value,
         "progress": lambda line: print(line, file=sys.stderr, flush=True),

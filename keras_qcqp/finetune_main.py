@@ -7,9 +7,12 @@ Examples:
       --checkpoint_dir=run1 --history_output=history.json --tensorboard_dir=curves
   python -m keras_qcqp.finetune_main --model=pruned.keras --data=data.npz --output=tuned.keras \\
       --mixed_precision=bfloat16 --keep=best --quiet
+  python -m keras_qcqp.finetune_main --model=original.keras --data=data.npz --output=small.keras \\
+      --budget=macs=0.4 --steps=3 --epochs=10 --checkpoint_dir=run2
 
 The data file holds the arrays x_train and y_train, preprocessed as the model wants them, and for validation x_test and
-y_test. With --checkpoint_dir the same command goes on after the last finished epoch, however the process ended;
+y_test. With --budget the model is the original, which is pruned in steps, each trained by imitation of it. With
+--checkpoint_dir the same command goes on after the last finished epoch, however the process ended;
 --noresume begins anew. Ctrl-C writes the best model so far. --history_output ends in .json.
 """
 
@@ -23,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from keras_qcqp.command_line import Command, StoppedError, silent, teller
+from keras_qcqp.command_line import Command, StoppedError, UsageError, silent, teller
 from keras_qcqp.data_files import load_examples
 from keras_qcqp.errors import FileError
 from keras_qcqp.files import check_writable, replacing
@@ -36,7 +39,9 @@ _OUTPUT = flags.DEFINE_string("output", "", "Where to write the fine-tuned .kera
 _TEACHER = flags.DEFINE_string(
     "teacher", None, "The original .keras file, whose outputs are imitated.", flag_values=_FLAGS
 )
-_EPOCHS = flags.DEFINE_integer("epochs", 10, "Passes over the training data.", flag_values=_FLAGS)
+_BUDGET = flags.DEFINE_string("budget", None, "Prune to this in steps first, for example macs=0.4.", flag_values=_FLAGS)
+_STEPS = flags.DEFINE_integer("steps", 3, "Steps of pruning and training; with --budget.", flag_values=_FLAGS)
+_EPOCHS = flags.DEFINE_integer("epochs", 10, "Passes over the training data, in each step.", flag_values=_FLAGS)
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate", 0.01, "The highest; it falls to zero along half a cosine.", flag_values=_FLAGS
 )
@@ -87,6 +92,8 @@ def _run() -> None:
         raise FileError(f"--history_output must end in .json, got '{_HISTORY_OUTPUT.value}'.")
     for path in filter(None, (_OUTPUT.value, _HISTORY_OUTPUT.value)):
         check_writable(path)
+    if _BUDGET.value and _TEACHER.value:
+        raise UsageError("With --budget the teacher is --model itself: leave --teacher out.")
     say = teller(_QUIET.value)
     settings = _settings()
     training, validation = _load_data(_DATA.value)
@@ -100,7 +107,7 @@ def _run() -> None:
             text = json.dumps(_history(result), indent=2) + "\n"
             outputs.enter_context(replacing(_HISTORY_OUTPUT.value)).write_text(text, encoding="utf-8")
     say(f"wrote {_OUTPUT.value}")
-    if result.interrupted:
+    if getattr(result, "interrupted", False):
         raise StoppedError(f"{result}; wrote the best model so far to '{_OUTPUT.value}'")
     if not _QUIET.value:
         print(result)
@@ -125,25 +132,34 @@ def _load_data(path: str) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
 def _finetune(
     model: Any, training: Any, teacher: Any, validation: Any, settings: dict[str, Any], say: Callable[[str], None]
 ) -> Any:
+    from keras_qcqp.finetuning.iterative import prune_and_finetune
     from keras_qcqp.finetuning.tune import finetune
 
     bar = sys.stderr.isatty() and not _QUIET.value
+    options = {
+        "validation_data": validation,
+        "checkpoint_dir": _CHECKPOINT_DIR.value,
+        "resume": _RESUME.value,
+        "tensorboard_dir": _TENSORBOARD_DIR.value,
+        "verbose": int(bar),
+        "progress": silent if bar else say,
+        **settings,
+    }
     with contextlib.redirect_stdout(sys.stderr):  # Keras draws its bar there; standard output holds the result alone
-        return finetune(
-            model,
-            training,
-            teacher=teacher,
-            validation_data=validation,
-            checkpoint_dir=_CHECKPOINT_DIR.value,
-            resume=_RESUME.value,
-            tensorboard_dir=_TENSORBOARD_DIR.value,
-            verbose=int(bar),
-            progress=silent if bar else say,
-            **settings,
-        )
+        if _BUDGET.value:
+            return prune_and_finetune(model, _BUDGET.value, training, steps=_STEPS.value, **options)
+        return finetune(model, training, teacher=teacher, **options)
 
 
-def _history(result: Any) -> dict[str, Any]:
+def _history(result: Any) -> Any:
+    """Of one training; a list with --budget, an entry for each step."""
+    if _BUDGET.value:
+        told = ({"limits": step.limits, "usage": step.usage} | _numbers(step.finetuned) for step in result.steps)
+        return list(told)
+    return _numbers(result)
+
+
+def _numbers(result: Any) -> dict[str, Any]:
     names = ("monitor", "last", "best", "best_epoch", "interrupted", "history")
     return {name: getattr(result, name) for name in names}
 

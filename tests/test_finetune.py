@@ -180,6 +180,9 @@ def test_a_finished_run_is_read_and_another_one_refused(tmp_path):
     )
     with pytest.raises(TrainingError, match="weights of the model was "):
         keras_qcqp.finetune(network(7), samples(), **given)
+    x, y = samples()
+    with pytest.raises(TrainingError, match="training data was "):
+        keras_qcqp.finetune(network(), (x + 1, y), **given)
     (tmp_path / "finetuning.npz").write_bytes((tmp_path / "finetuning.npz").read_bytes()[:2000])
     with pytest.raises(FileError, match="is no checkpoint of a fine-tuning, or damaged"):
         keras_qcqp.finetune(network(), samples(), **given)

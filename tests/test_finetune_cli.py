@@ -69,6 +69,17 @@ def test_the_main_job_and_the_same_again(command, tmp_path, inputs):
     assert json.loads((tmp_path / "history.json").read_text()) == history
 
 
+def test_with_a_budget_it_prunes_in_steps(command, tmp_path):
+    more = ("--budget=params=0.6", "--steps=2", "--history_output={out}/history.json")
+    status, output, errors = command(*GOOD, *more)
+    assert status == 0, errors
+    assert "step 2 of 2" in errors and output.startswith("step 1: params ")
+    told = json.loads((tmp_path / "history.json").read_text())
+    assert [step["usage"]["params"] <= step["limits"]["params"] for step in told] == [True, True]
+    model = keras.models.load_model(tmp_path / "out.keras")
+    assert model.count_params() == told[1]["usage"]["params"] < told[0]["usage"]["params"]
+
+
 def test_ctrl_c_writes_the_best_so_far(command, tmp_path, monkeypatch):
     def interrupted(model, data, **given):
         result = finetune(model, data, **given)
@@ -92,6 +103,9 @@ FAILURES = [
     ((*GOOD[:2], "--output={out}/out.h5"), 1, "--output must end in .keras, got '{out}/out.h5'."),
     ((*GOOD, "--history_output={out}/h.txt"), 1, "--history_output must end in .json, got '{out}/h.txt'."),
     ((*GOOD, "--history_output={out}/no/h.json"), 1, "Cannot write '{out}/no/h.json': the directory '{out}/no' does"),
+    ((*GOOD, "--budget=macs=0.5", "--teacher={in}/small.keras"), 2, "With --budget the teacher is --model itself: "),
+    ((*GOOD, "--budget=cams=0.5"), 1, "Unknown budget 'cams'. "),
+    ((*GOOD, "--budget=macs=0.5", "--steps=0"), 1, "steps must be a whole number >= 1, got 0."),
     ((*GOOD, "--epochs=0"), 1, "epochs must be a whole number >= 1, got 0."),
     ((*GOOD, "--mixed_precision=int8"), 1, "mixed_precision='int8' is unknown. "),
     ((*GOOD, "--data={in}/no.npz"), 1, "Cannot read data '{in}/no.npz': No such file or directory. Write it with np."),
@@ -145,8 +159,9 @@ finally:
     assert (
         "python -m keras_qcqp.finetune_main --model=pruned.keras --data=data.npz --output=tuned.keras" in process.stdout
     )
-    flags = """model data output teacher epochs learning_rate batch_size warmup_epochs weight_decay distillation_weight
-        temperature keep mixed_precision seed checkpoint_dir resume tensorboard_dir history_output quiet"""
+    flags = """model data output teacher budget steps epochs learning_rate batch_size warmup_epochs weight_decay
+        distillation_weight temperature keep mixed_precision seed checkpoint_dir resume tensorboard_dir history_output
+        quiet"""
     for name in flags.split():
         assert f"\n  --{name}: " in process.stdout
 

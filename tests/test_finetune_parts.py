@@ -115,6 +115,15 @@ def test_the_last_operation_tells_what_the_outputs_are(make, kind):
         assert compile_arguments(model, None)["loss"].from_logits == (kind == "logits")
 
 
+def test_labels_are_class_numbers_or_rows():
+    model = ending_in(lambda x: L.Dense(3)(x))
+    x, y = np.random.default_rng(0).normal(size=(12, 4)).astype("float32"), np.arange(12) % 3
+    losses = [
+        keras_qcqp.finetune(model, (x, labels), epochs=2).history["loss"] for labels in (y, y[:, None], np.eye(3)[y])
+    ]
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
+
+
 def test_a_loss_that_cannot_be_guessed_is_asked_for():
     for make, part in (
         (L.ReLU(name="last"), "'last' (ReLU, 3 wide)"),

@@ -15,6 +15,9 @@ import keras
 import numpy as np
 
 from keras_qcqp.errors import TrainingError
+from keras_qcqp.finetuning.checkpoint import digest_of
+
+_KNOWN_BY = 256  # samples
 
 
 class Arrays(keras.utils.PyDataset):
@@ -34,6 +37,11 @@ class Arrays(keras.utils.PyDataset):
         chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
         return keras.tree.map_structure(lambda array: array[chosen], self._arrays)
 
+    def spread(self, count: int) -> list[np.ndarray]:
+        """Some samples out of all, to know the data by."""
+        chosen = np.unique(np.linspace(0, self._count - 1, count).astype(int))
+        return [array[chosen] for array in keras.tree.flatten(self._arrays) if not array.dtype.hasobject]
+
     def start(self, epoch: int) -> None:
         """Draws the order of an epoch."""
         self._order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
@@ -44,27 +52,27 @@ class Augmented(keras.utils.PyDataset):
 
     def __init__(self, source: keras.utils.PyDataset, augment: Callable[..., Any], seed: int) -> None:
         super().__init__()
-        self._source, self._seed, self._epoch = source, seed, 0
+        self.source, self._seed, self._epoch = source, seed, 0
         self._change = _as_function(augment)
         self._lock = threading.Lock()  # Keras may still prefetch for a look at the data when the first epoch begins
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         epoch = self._epoch
-        x, *rest = self._source[index]
+        x, *rest = self.source[index]
         with self._lock:
             return (self._change(x, np.random.default_rng([self._seed, epoch, index])), *rest)
 
     def start(self, epoch: int) -> None:
         """Sets the epoch whose randomness is used."""
         self._epoch = epoch
-        if isinstance(self._source, Arrays):
-            self._source.start(epoch)
+        if isinstance(self.source, Arrays):
+            self.source.start(epoch)
 
     def on_epoch_end(self) -> None:
-        self._source.on_epoch_end()
+        self.source.on_epoch_end()
 
 
 class Stream:
@@ -125,6 +133,12 @@ def prepared(
         return Stream(data, augment, seed)
     source = data if isinstance(data, keras.utils.PyDataset) else Arrays(_arrays(data), batch_size, seed)
     return source if augment is None else Augmented(source, augment, seed)
+
+
+def fingerprint(data: keras.utils.PyDataset | Stream) -> str | None:
+    """Of arrays, by samples spread over all of them; None for datasets, which need not give the same batch twice."""
+    source = data.source if isinstance(data, Augmented) else data
+    return digest_of(source.spread(_KNOWN_BY)) if isinstance(source, Arrays) else None
 
 
 def _arrays(data: Any) -> tuple[Any, ...]:

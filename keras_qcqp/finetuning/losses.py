@@ -43,7 +43,21 @@ def _of_classifier(model: keras.Model) -> Any:
             f"{model.outputs[0].shape[-1]} wide) does not tell whether it gives logits or probabilities of classes. "
             f"{advice}"
         )
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=kinds[0] == "logits")
+    return CategoricalCrossentropyOfEither(kinds[0] == "logits")
+
+
+class CategoricalCrossentropyOfEither(keras.losses.Loss):
+    """For labels that are class numbers, or rows as wide as the output."""
+
+    def __init__(self, from_logits: bool) -> None:
+        super().__init__()
+        self.from_logits = from_logits
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == y_pred.shape[-1]:
+            return ops.categorical_crossentropy(y_true, y_pred, from_logits=self.from_logits)
+        numbers = ops.cast(ops.reshape(y_true, ops.shape(y_pred)[:-1]), "int32")
+        return ops.sparse_categorical_crossentropy(numbers, y_pred, from_logits=self.from_logits)
 
 
 def imitation(

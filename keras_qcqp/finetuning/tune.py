@@ -15,7 +15,7 @@ from keras_qcqp import keras_graph
 from keras_qcqp.errors import TrainingError
 from keras_qcqp.files import check_writable
 from keras_qcqp.finetuning import checkpoint
-from keras_qcqp.finetuning.data import arguments_of_fit, num_steps, prepared
+from keras_qcqp.finetuning.data import arguments_of_fit, fingerprint, num_steps, prepared
 from keras_qcqp.finetuning.distilled import Distilled
 from keras_qcqp.finetuning.interrupts import asked_to_stop
 from keras_qcqp.finetuning.losses import compile_arguments
@@ -95,8 +95,8 @@ def finetune(
             `keras.utils.PyDataset` that gives batches of these.
         teacher: a model whose outputs are imitated, usually the original; a `PruneResult` does not hold it.
         validation_data: what `keras.Model.fit` takes; measured after each epoch.
-        loss: what `compile` takes. Default: what the model was compiled with, else sparse categorical cross-entropy,
-            from logits or probabilities by the last layer's activation.
+        loss: what `compile` takes. Default: what the model was compiled with, else categorical cross-entropy of class
+            numbers or of rows as wide as the output, from logits or probabilities by the last layer's activation.
         optimizer: instead of the default; a copy is used, and `learning_rate`, `warmup_epochs` and `weight_decay` do
             not count.
         augment: `f(x)` or `f(x, numpy_generator)` on each batch of inputs, or a Keras layer. Only the generator's and
@@ -129,7 +129,8 @@ def finetune(
     steps = num_steps(data)
     student = _training_copy(given, chosen)
     used = fresh(optimizer) if optimizer is not None else half_cosine_sgd(chosen, steps, student)
-    run = {**_identity(chosen, steps, used, given, told), "loss": _named(loss if loss is not None else given)}
+    run = _identity(chosen, steps, used, given, told)
+    run |= {"loss": _named(loss if loss is not None else given), "training data": fingerprint(data)}
     trained = _compiled(student, told, used, loss, chosen)
     recorder = Recorder(student, data, _checkpoint_file(checkpoint_dir), run, progress or (lambda line: None), chosen)
     recorder.begin(trained, resume)
