@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_qcqp.branches.removable import emptied, removable_masks
-from keras_qcqp.build import build_problem
-from keras_qcqp.coupling import RESIDUALS, Coupling, couple
-from keras_qcqp.errors import DataError, InfeasibleError, ModelError, QcqpError, did_you_mean
+from keras_qcqp.coupling import RESIDUALS, couple
+from keras_qcqp.errors import DataError, ModelError, QcqpError, did_you_mean
 from keras_qcqp.execution import Network
-from keras_qcqp.graph import Graph, read
+from keras_qcqp.graph import read
 from keras_qcqp.importance import Importance, criterion
-from keras_qcqp.importance.evidence import Evidence, WeightValues
-from keras_qcqp.importance.score import Criterion
+from keras_qcqp.importance.evidence import WeightValues
 from keras_qcqp.keras_graph import weight_values
 from keras_qcqp.legacy import modern
-from keras_qcqp.limits.allowed import freeze
 from keras_qcqp.limits.budget import Budget
 from keras_qcqp.limits.costs import CostModel
 from keras_qcqp.limits.meter import Meter
@@ -33,12 +29,10 @@ from keras_qcqp.recovery import DEFAULT as DEFAULT_STEPS
 from keras_qcqp.recovery import Recovered, mend, require_steps
 from keras_qcqp.recovery.pair import Pair, Settings
 from keras_qcqp.report import Report, make_report
-from keras_qcqp.samples import NUM_SAMPLES, Samples, collect
-from keras_qcqp.solvers import solve
-from keras_qcqp.solvers.search import gap_of
+from keras_qcqp.samples import NUM_SAMPLES, collect
+from keras_qcqp.selecting import Found, Job, Known, Search, Tell, best_of
 from keras_qcqp.transfer import transfer
 
-Tell = Callable[[str], None]
 _DEPLOYED = ("peak_bytes", "tflite_bytes")
 _BOUNDS = ("activation_bytes", "peak_bytes", "tflite_bytes")  # where the network aligns or corrects tensors
 
@@ -123,30 +117,36 @@ def prune(
     meter = Meter(recipe, tuple(costs))
     asked = Budget.of(budget, meter.names)
     weigh, steps = criterion(importance, data is not None), _steps(recovery, data)
-    job = _Job(asked, Widths.of(widths or {}), meter, weigh, strict, group_conv)
-    search = _Search(time_limit_s, seed, num_workers, progress or (lambda line: None))
+    job = Job(asked, Widths.of(widths or {}), meter, weigh, strict, group_conv)
+    search = Search(time_limit_s, seed, num_workers, progress or (lambda line: None))
     if residual not in (*RESIDUALS, "auto"):
         raise ModelError(f"residual={residual!r} is unknown. {did_you_mean(str(residual), (*RESIDUALS, 'auto'))}")
     model = modern(model)
     graph, weights = read(model), weight_values(model)
     _require_finite(weights)
     samples = None if data is None else collect(data, model, num_samples, seed)
-    known = _Known(graph, weights, model, samples, loss)
-    found = _best(job, known, search) if residual == "auto" else job.solve(known, residual, search)
+    known = Known(graph, weights, model, samples, loss)
+    found = best_of(job, known, search) if residual == "auto" else job.solve(known, residual, search)
+    search.tell("rebuilding")
+    result = _rebuilt(job, known, found)
+    if not steps or samples is None:
+        return result
+    pair = Pair(Network(model), Network(result.model), result.plan)
+    return dataclasses.replace(result, recovery=mend(pair, samples, steps, Settings(seed=seed), search.tell))
+
+
+def _rebuilt(job: Job, known: Known, found: Found) -> PruneResult:
+    """The smaller model before recovery, counted again."""
     base = found.coupling
     if job.widths.together:
-        base = couple(graph, residual=base.residual, group_conv=base.group_conv)
+        base = couple(known.graph, residual=base.residual, group_conv=base.group_conv)
     plan = plan_from(base, transfer(found.solution.keep, found.coupling, base))
-    search.tell("rebuilding")
-    smaller = rebuild(model, plan)
+    smaller = rebuild(known.model, plan)
     counted = _recounted(job, found, smaller)
     report = make_report(found.coupling, found.problem, found.original, found.solution, job.asked, plan)
     rows = tuple(dataclasses.replace(row, after=counted[row.resource]) for row in report.budgets)
     report = dataclasses.replace(report, budgets=rows, solution=f"{report.solution}{found.note}")
-    won = None
-    if steps and samples is not None:
-        won = mend(Pair(Network(model), Network(smaller), plan), samples, steps, Settings(seed=seed), search.tell)
-    return PruneResult(smaller, plan, found.solution, report, found.problem, won)
+    return PruneResult(smaller, plan, found.solution, report, found.problem)
 
 
 def _steps(recovery: Collection[str] | None, data: Any) -> tuple[str, ...]:
@@ -163,141 +163,7 @@ def _steps(recovery: Collection[str] | None, data: Any) -> tuple[str, ...]:
     return steps
 
 
-@dataclasses.dataclass(frozen=True)
-class _Known:
-    """The network, and what the user knows of it."""
-
-    graph: Graph
-    weights: WeightValues
-    model: keras.Model
-    samples: Samples | None
-    loss: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class _Search:
-    """How to look for a solution."""
-
-    time_limit_s: float
-    seed: int
-    num_workers: int
-    tell: Tell
-
-    def solve(self, problem: Problem) -> Solution:
-        return solve(problem, self.time_limit_s, self.seed, self.num_workers, self.tell)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """A solved program, where it comes from, and what the report should say of it."""
-
-    coupling: Coupling
-    problem: Problem
-    original: Mapping[str, int]
-    solution: Solution
-    note: str = ""
-    gone: frozenset[int] = frozenset()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What the user asks for."""
-
-    asked: Budget
-    widths: Widths
-    meter: Meter
-    weigh: Criterion
-    strict: bool
-    group_conv: str
-
-    def couple(self, graph: Graph, residual: str) -> Coupling:
-        return freeze(couple(graph, self.strict, residual, self.widths.together, self.group_conv), self.widths)
-
-    def solve(self, known: _Known, residual: str, search: _Search) -> _Found:
-        coupling = self.couple(known.graph, residual)
-        num_frozen = len(coupling.frozen)
-        search.tell(f"{len(coupling.masks)} coupled masks, {len(coupling.mask_of)} channels, {num_frozen} frozen calls")
-        evidence = Evidence(coupling, known.weights, known.model, known.samples, known.loss, search.seed, search.tell)
-        scores = self.weigh(evidence)
-        problem, original = build_problem(coupling, scores, self.asked, self.widths, self.meter)
-        try:
-            solution = search.solve(problem)
-        except InfeasibleError as error:
-            raise InfeasibleError(f"{error} {self.largest_layers(coupling, problem)}".rstrip()) from None
-        return _settled(_Found(coupling, problem, original, solution), search)
-
-    def largest_layers(self, coupling: Coupling, problem: Problem) -> str:
-        """Which layers cost most when every mask is at its smallest."""
-        least = [np.arange(mask.size) < mask.allowed[0] for mask in problem.masks]
-        counts = [mask.allowed[0] for mask in problem.masks]
-        sentences = []
-        for limited in problem.limited:
-            if limited.usage(counts) <= problem.limits[limited.name]:
-                continue
-            shares = self.meter.by_layer(coupling, self.asked, limited.name, coupling.alive(least))
-            largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
-            listed = ", ".join(f"{layer} {share:,}" for layer, share in largest)
-            sentences.append(f"Largest layers at their smallest, {limited.name}: {listed}.")
-        return " ".join(sentences)
-
-
-def _settled(found: _Found, search: _Search) -> _Found:
-    """Where whole branches went: solved again without what only they need, so that the room goes to other channels.
-
-    The bound of the first program stays: it also speaks of selections that keep these branches.
-    """
-    coupling, problem = found.coupling, found.problem
-    removable = removable_masks(coupling) if any(not m.allowed[0] and len(m.allowed) > 1 for m in problem.masks) else ()
-    gone = emptied(coupling, found.solution.keep, removable)
-    if not gone:
-        return found
-    names = ", ".join(coupling.masks[m].name for m in sorted(gone))
-    search.tell(f"branches taken out: {names}; solving for the rest")
-    rest = _without(problem, gone, removable)
-    try:
-        again = search.solve(rest)
-    except InfeasibleError:  # what hangs on these branches is needed by a sum that must stay
-        search.tell("the rest cannot do without them; solving with all branches")
-        rest, gone, names = _without(problem, frozenset(), removable), frozenset(), "nothing"
-        again = search.solve(rest)
-    bound = max(found.solution.bound, again.objective)
-    again = dataclasses.replace(again, status="FEASIBLE", bound=bound, gap=gap_of(bound, again.objective))
-    return _Found(coupling, rest, found.original, again, f"; taken out: {names}", gone)
-
-
-def _without(problem: Problem, gone: frozenset[int], removable: Collection[int]) -> Problem:
-    """The program in which these masks are empty, and the other removable ones are not."""
-    masks = tuple(
-        dataclasses.replace(m, allowed=(0,) if k in gone else tuple(c for c in m.allowed if c or k not in removable))
-        for k, m in enumerate(problem.masks)
-    )
-    return dataclasses.replace(problem, masks=masks)
-
-
-def _best(job: _Job, known: _Known, search: _Search) -> _Found:
-    """Tied or union residuals, whichever keeps more importance."""
-    if not job.couple(known.graph, "union").joins:
-        tied = job.solve(known, "tied", search)
-        return dataclasses.replace(tied, note="; residual auto: tied, no sum can have channels of its own")
-    found, failure = dict[str, _Found](), None
-    for residual in RESIDUALS:
-        search.tell(f"residual {residual}")
-        try:
-            found[residual] = job.solve(
-                known, residual, dataclasses.replace(search, time_limit_s=search.time_limit_s / len(RESIDUALS))
-            )
-        except InfeasibleError as error:
-            failure = error
-    if not found:
-        assert failure is not None
-        raise failure
-    best = max(found, key=lambda residual: found[residual].solution.objective)  # of equals the first, which is tied
-    said = (f"{r} {found[r].solution.objective:.6g}" if r in found else f"{r} infeasible" for r in RESIDUALS)
-    note = f"{found[best].note}; residual auto: {best}, objectives {', '.join(said)}"
-    return dataclasses.replace(found[best], note=note)
-
-
-def _recounted(job: _Job, found: _Found, smaller: keras.Model) -> dict[str, int]:
+def _recounted(job: Job, found: Found, smaller: keras.Model) -> dict[str, int]:
     """What the rebuilt model costs by its own shapes: what was promised, or less where that is a bound.
 
     Batch norms and biases of branches that went are promised, and folded away. Of a deployed file the limit counts:
