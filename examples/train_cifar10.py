@@ -1,7 +1,7 @@
 """Trains a small ResNet on CIFAR-10, for the other examples to prune.
 
 Examples:
-  python examples/train_cifar10.py --output=resnet20.keras                      # about 91 to 92 %; hours on one core
+  python examples/train_cifar10.py --output=resnet20.keras                      # hours on one core
   python examples/train_cifar10.py --depth=8 --epochs=20 --output=resnet8.keras
   python examples/train_cifar10.py --data_dir=cifar10 --checkpoint_dir=run --output=resnet20.keras
 

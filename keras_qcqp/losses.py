@@ -142,19 +142,29 @@ def classifies(model: keras.Model, labels: Any = None, loss: Any = None, guess: 
         return True
     if loss is None and getattr(model, "compiled", False):
         loss = compile_settings(model).get("loss")
-    (loss,) = keras.tree.flatten(loss) if len(keras.tree.flatten(loss)) == 1 else (loss,)
+    loss = _alone(loss)
     if loss is not None:
         return of_classes(loss)
-    (labels,) = keras.tree.flatten(labels) if len(keras.tree.flatten(labels)) == 1 else (labels,)
+    labels = _alone(labels)
     if isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer) and labels.size == len(labels):
         return True
     return guess and activation not in _NORMALISING
 
 
+def _alone(nested: Any) -> Any:
+    """What is in a list or dictionary of one."""
+    flat = keras.tree.flatten(nested)
+    return flat[0] if len(flat) == 1 else nested
+
+
 def of_classes(loss: Any) -> bool:
     """Whether all losses compare classes, so that linear outputs are logits."""
-    names = [x if isinstance(x, str) else getattr(x, "__name__", type(x).__name__) for x in keras.tree.flatten(loss)]
-    return all("categorical" in name.lower() and "binary" not in name.lower() for name in names)
+    return all("categorical" in name.lower() and "binary" not in name.lower() for name in names_of(loss))
+
+
+def names_of(loss: Any) -> list[str]:
+    """Of every loss in a nested structure: as it is asked for, or of its function or class."""
+    return [x if isinstance(x, str) else getattr(x, "__name__", type(x).__name__) for x in keras.tree.flatten(loss)]
 
 
 def ends_normalised(model: keras.Model) -> bool:

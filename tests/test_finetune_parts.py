@@ -11,8 +11,8 @@ import keras_qcqp
 from keras_qcqp.errors import TrainingError
 from keras_qcqp.finetuning import iterative
 from keras_qcqp.finetuning.data import Arrays, arguments_of_fit, num_steps, prepared
-from keras_qcqp.finetuning.losses import compile_arguments, imitation, of_classes
-from keras_qcqp.losses import output_kinds
+from keras_qcqp.finetuning.losses import compile_arguments, imitation
+from keras_qcqp.losses import of_classes, output_kinds
 
 L = keras.layers
 

@@ -111,6 +111,20 @@ def test_activation_by_hand(model):
     require_equal(scored("activation", evidence_of(model, x)), wanted, 1e-4)
 
 
+def test_activation_of_a_grouped_convolution_reads_each_group_s_own_inputs():
+    x = keras.random.normal((70, 5, 5, 4), seed=3)
+    inputs = keras.Input((5, 5, 4))
+    made = keras.layers.Conv2D(6, 1, name="first")(inputs)
+    made = keras.layers.Conv2D(9, 3, groups=3, name="grouped")(made)
+    outputs = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(made))
+    model = keras.Model(inputs, outputs)
+    means = np.square(keras.Model(inputs, model.get_layer("grouped").input).predict(x, verbose=0)).mean((0, 1, 2))
+    values = np.square(kernel(model, "grouped")).sum((0, 1))  # [2, 9]: outputs 0 to 2 read inputs 0 and 1, and so on
+    values = np.stack([values[:, o] * means[2 * (o // 3) : 2 * (o // 3) + 2] for o in range(9)], axis=1)
+    found = scored("activation", evidence_of(model, np.asarray(x)))["grouped in out"]
+    np.testing.assert_allclose(found, values / values.sum(), rtol=1e-4)
+
+
 # What the user brings along
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from keras_qcqp import keras_graph
-from keras_qcqp.finetuning.losses import imitation, of_classes
-from keras_qcqp.losses import output_kinds
+from keras_qcqp.finetuning.losses import imitation
+from keras_qcqp.losses import of_classes, output_kinds
 
 
 class Distilled(keras.Model):

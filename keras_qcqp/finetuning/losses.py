@@ -9,7 +9,6 @@ from keras import ops
 
 from keras_qcqp import keras_graph
 from keras_qcqp.errors import TrainingError
-from keras_qcqp.losses import of_classes as of_classes
 from keras_qcqp.losses import output_kinds
 
 

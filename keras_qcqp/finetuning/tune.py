@@ -23,6 +23,7 @@ from keras_qcqp.finetuning.optimizers import fresh, half_cosine_sgd, uses_float1
 from keras_qcqp.finetuning.recorder import Recorder, monitored
 from keras_qcqp.finetuning.settings import FinetuneSettings
 from keras_qcqp.legacy import modern
+from keras_qcqp.losses import names_of
 from keras_qcqp.pruning import PruneResult
 from keras_qcqp.rebuilder import duplicate
 
@@ -189,8 +190,7 @@ def _named(loss: Any) -> str:
     """Of the losses that are asked for, or that a model was compiled with."""
     if isinstance(loss, keras.Model):
         loss = keras_graph.compile_settings(loss).get("loss") if loss.compiled else None
-    names = [x if isinstance(x, str) else getattr(x, "__name__", type(x).__name__) for x in keras.tree.flatten(loss)]
-    return ", ".join(names)
+    return ", ".join(names_of(loss))
 
 
 def _without_name(config: dict[str, Any]) -> dict[str, Any]:

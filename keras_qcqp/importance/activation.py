@@ -7,6 +7,8 @@ whole of the layer, so that layers can be compared.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from keras_qcqp.execution import Execution, Network
@@ -44,14 +46,20 @@ def _mean_squares(evidence: Evidence, kernel: Kernel, run: Execution) -> np.ndar
 
 
 def _score(evidence: Evidence, kernel: Kernel, squares: np.ndarray) -> Score:
-    values = np.square(evidence.weights[kernel.node.layer][kernel.name].astype(np.float64)).sum(axis=kernel.taps)
+    values = np.square(evidence.weights[kernel.node.layer][kernel.name].astype(np.float64))
     number = _side(kernel, "in")
-    axis = kernel.axes[number or 0]
-    assert axis is not None and number is not None
-    along = axis.follow(squares)
-    place = sum(kernel.axes[k] is not None for k in range(number))
-    shape = [1] * values.ndim
-    shape[place] = -1
-    values = values * along.reshape(shape)
+    assert number is not None
+    values = (values * _factors(kernel, number, squares, values.shape)).sum(axis=kernel.taps)
     total = values.sum()
     return kernel.score(values / total if total > 0 else values)
+
+
+def _factors(kernel: Kernel, number: int, squares: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What each weight multiplies, mean square; of a grouped convolution's outputs each group reads its own inputs."""
+    axis = kernel.axes[number]
+    assert axis is not None
+    own = dataclasses.replace(axis, groups=1, start=0, stop=None)
+    parts = np.stack([own.follow(part) for part in np.split(squares[axis.start : axis.stop], axis.groups)])
+    if axis.groups > 1:  # Keras has (..., inputs of a group, outputs), outputs of a group side by side
+        return np.repeat(parts, shape[-1] // axis.groups, axis=0).T
+    return parts[0].reshape([-1 if k == number else 1 for k in range(len(shape))])

@@ -38,11 +38,6 @@ class Kernel:
     axes: tuple[Axis | None, ...]
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Layer path and weight name."""
-        return self.node.layer, self.name
-
-    @property
     def taps(self) -> tuple[int, ...]:
         """Numbers of the axes that follow no channel."""
         return tuple(number for number, axis in enumerate(self.axes) if axis is None)
