@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tflite_tools.inference import predict as predict
     from tflite_tools.profiles import Comparison as Comparison
     from tflite_tools.profiles import Profile as Profile
-    from tflite_tools.profiling import compare as compare
+    from tflite_tools.profiling import compare_latency as compare_latency
     from tflite_tools.profiling import profile as profile
     from tflite_tools.recipe import RECIPES as RECIPES
     from tflite_tools.recipe import Recipe as Recipe
@@ -50,7 +50,7 @@ _HOME = {
     "predict": "inference",
     "Comparison": "profiles",
     "Profile": "profiles",
-    "compare": "profiling",
+    "compare_latency": "profiling",
     "profile": "profiling",
     "RECIPES": "recipe",
     "Recipe": "recipe",

@@ -51,7 +51,7 @@ def profile(
     return _measure(models, device, options)
 
 
-def compare(
+def compare_latency(
     before: TfliteSource,
     after: TfliteSource,
     device: str | Device = "host",
@@ -67,7 +67,9 @@ def compare(
     """
     for value in (before, after):
         if isinstance(value, Profile):
-            raise ProfileError(f"compare() measures models, got the Profile '{value.name}'. Give its .tflite file.")
+            raise ProfileError(
+                f"compare_latency() measures models, got the Profile '{value.name}'. Give its .tflite file."
+            )
     results = _measure({"before": before, "after": after}, device, options)
     return Comparison(results["before"], results["after"])
 

@@ -79,7 +79,7 @@ def edge(model: keras.Model, smaller: keras.Model, samples: Samples) -> dict[str
         before, after = (tflite_tools.convert(m, recipe, data) for m in (model, smaller))
         found[f"{recipe}_bytes"] = [len(before), len(after)]
         try:
-            found[f"{recipe}_speed_up"] = tflite_tools.compare(before, after).latency_ratio
+            found[f"{recipe}_speed_up"] = tflite_tools.compare_latency(before, after).latency_ratio
         except tflite_tools.DeviceError as error:
             found[f"{recipe}_error"] = str(error)
             print(f"  {recipe}: {error}", flush=True)

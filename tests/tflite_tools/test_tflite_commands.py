@@ -166,8 +166,8 @@ def test_help_shows_examples_and_flags_and_loads_nothing_heavy(run_python, modul
 def test_importing_the_package_loads_nothing_heavy(run_python):
     code = (
         "import sys, tflite_tools\n"
-        "from tflite_tools import convert, profile, compare, Recipe, RECIPES, Profile, TfliteToolsError\n"
-        "assert callable(convert) and callable(profile) and callable(compare)\n"
+        "from tflite_tools import convert, profile, compare_latency, Recipe, RECIPES, Profile, TfliteToolsError\n"
+        "assert callable(convert) and callable(profile) and callable(compare_latency)\n"
         "import tflite_tools.conversion, tflite_tools.profiling, tflite_tools.devices.host\n"
         "assert tflite_tools.convert is convert and tflite_tools.profile is profile\n"
         "print([name for name in ('tensorflow', 'keras', 'ai_edge_litert') if name in sys.modules])"

@@ -7,7 +7,7 @@ import pytest
 from tflite_tools.devices import DEVICES, Device, HostDevice, Timing, TimingOptions, get_device
 from tflite_tools.errors import DeviceError, ProfileError, TfliteFileError
 from tflite_tools.profiles import Comparison, Profile, render_table
-from tflite_tools.profiling import compare, profile
+from tflite_tools.profiling import compare_latency, profile
 
 QUICK = TimingOptions(rounds=3, repeats=4, warmup=1)
 
@@ -101,8 +101,8 @@ def test_int8_on_x86_carries_a_note(fixture_model, monkeypatch):
     assert profile(fixture_model("tiny_int8"), options=QUICK).notes == ()
 
 
-def test_compare_shows_bytes_times_and_ratios(fixture_model):
-    result = compare(fixture_model("tiny_f32"), fixture_model("tiny_int8"), options=QUICK)
+def test_compare_latency_shows_bytes_times_and_ratios(fixture_model):
+    result = compare_latency(fixture_model("tiny_f32"), fixture_model("tiny_int8"), options=QUICK)
     assert result.size_ratio == pytest.approx(110_980 / 48_864)
     assert result.latency_ratio == result.before.latency_ms / result.after.latency_ms
     text = str(result)
@@ -211,8 +211,8 @@ def test_wrong_arguments(tmp_path):
         profile({})
     with pytest.raises(TfliteFileError, match="Cannot read '.*none.tflite'"):
         profile(tmp_path / "none.tflite")
-    with pytest.raises(ProfileError, match=r"compare\(\) measures models, got the Profile 'net'."):
-        compare(make_profile(), make_profile())
+    with pytest.raises(ProfileError, match=r"compare_latency\(\) measures models, got the Profile 'net'."):
+        compare_latency(make_profile(), make_profile())
 
 
 def test_comparison_of_stored_values():
