@@ -9,11 +9,13 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "keras_qcqp/__init__.py").read_text(), re.MULTILINE).group(1)
 
 REAL_DATA = ["pillow>=10", "scikit-learn>=1.4"]
+ETHOS_U = ["ethos-u-vela>=4.0"]  # Arm's compiler and its cycle estimates
 JAX = ["jax>=0.4.34"]  # for CPUs: 90 MB to download
 EXTRAS = {
     "backends": [*JAX, "torch>=2.4"],
     # tensorflow-model-optimization wants absl-py < 2, which on Python 3.11 and 3.12 brings an older OR-Tools along.
     "qat": ["tensorflow-model-optimization>=0.8.1", "tf_keras>=2.18"],
+    "ethos_u": ETHOS_U,
     "examples": REAL_DATA,
     # tests/benchmarks: other solvers (cplex is the community edition); another pruner, which runs in its own process
     "peers": ["cplex>=22.1", "pyscipopt>=5", "torch>=2.4", "torch-pruning>=1.6.1"],
@@ -27,6 +29,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "ruff>=0.6",
         "tf_keras>=2.18",
+        *ETHOS_U,
         *JAX,
         *REAL_DATA,
     ],

@@ -177,6 +177,8 @@ def test_text_that_is_no_profile_is_refused(text):
         ({"rounds": 0}, "rounds is 0; a whole number of at least 1 is expected."),
         ({"repeats": 2.5}, "repeats is 2.5; a whole number of at least 1 is expected."),
         ({"num_threads": True}, "num_threads is True; a whole number of at least 1 is expected."),
+        ({"per_op": 1}, "per_op is 1; True or False is expected."),
+        ({"delegate": ""}, "delegate is ''; a name is expected."),
         ({"warmup": -1}, "warmup is -1; a whole number of at least 0 is expected."),
     ],
 )
@@ -197,6 +199,8 @@ def test_devices_are_found_by_name_or_taken_as_they_are(fixture_model):
     assert (result.device, result.latency_ms, result.num_runs) == ("fake", 1836.0, 3)
     with pytest.raises(DeviceError, match="There is no device 'hots'. Did you mean 'host'?"):
         get_device("hots")
+    with pytest.raises(DeviceError, match="The host is just 'host'; got 'host:x'."):
+        get_device("host:x")
     with pytest.raises(DeviceError, match="A device is a name or has name, profile, notes and environment; got 3."):
         get_device(3)
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from tflite_tools.devices.base import Device, Timing, TimingOptions
+from tflite_tools.devices.base import Device, OpTiming, Timing, TimingOptions
+from tflite_tools.devices.ethos_u import EthosUDevice
 from tflite_tools.devices.host import HostDevice
 from tflite_tools.errors import DeviceError, did_you_mean
 
-DEVICES: Mapping[str, type[Device]] = MappingProxyType({"host": HostDevice})
+# Kind -> how to make one from what follows the colon ("" where nothing does).
+DEVICES: Mapping[str, Callable[[str], Device]] = MappingProxyType(
+    {"host": HostDevice.parse, "ethos_u": EthosUDevice.parse}
+)
 
-__all__ = ["DEVICES", "Device", "HostDevice", "Timing", "TimingOptions", "get_device"]
+__all__ = ["DEVICES", "Device", "EthosUDevice", "HostDevice", "OpTiming", "Timing", "TimingOptions", "get_device"]
 
 
 def get_device(device: str | Device) -> Device:
-    """Takes a device object as it is and looks a name up in `DEVICES`.
+    """Takes a device object as it is and makes one of a text such as "host" or "ethos_u:ethos-u55-128".
 
     Raises:
         DeviceError: the name is unknown, or the object lacks what `Device` asks for.
     """
     if isinstance(device, str):
-        if device not in DEVICES:
-            raise DeviceError(f"There is no device '{device}'. {did_you_mean(device, DEVICES)}")
-        return DEVICES[device]()
+        kind, _, argument = device.partition(":")
+        if kind not in DEVICES:
+            raise DeviceError(f"There is no device '{kind}'. {did_you_mean(kind, DEVICES)}")
+        return DEVICES[kind](argument)
     if not isinstance(device, Device):
         raise DeviceError(f"A device is a name or has name, profile, notes and environment; got {device!r}.")
     return device

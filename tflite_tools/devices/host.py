@@ -30,6 +30,17 @@ class HostDevice:
 
     name = "host"
 
+    @classmethod
+    def parse(cls, text: str) -> HostDevice:
+        """From what follows "host:", which must be nothing.
+
+        Raises:
+            DeviceError: there is something.
+        """
+        if text:
+            raise DeviceError(f"The host is just 'host'; got 'host:{text}'.")
+        return cls()
+
     def profile(self, models: Mapping[str, bytes], options: TimingOptions) -> dict[str, Timing]:
         """Times single runs on seeded random inputs, the models taking turns.
 
