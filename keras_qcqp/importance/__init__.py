@@ -16,6 +16,7 @@ from keras_qcqp.importance.random_ import random
 from keras_qcqp.importance.reconstruction import Reconstruction
 from keras_qcqp.importance.score import Criterion
 from keras_qcqp.importance.taylor import taylor
+from keras_qcqp.recovery.pivoting import pivot
 
 CRITERIA: dict[str, Criterion] = {
     "activation": activation,
@@ -26,6 +27,7 @@ CRITERIA: dict[str, Criterion] = {
     "l2": l2,
     "magnitude": magnitude,
     "output_fisher": output_fisher,
+    "pivoted_qr": Reconstruction(ranking=pivot),
     "random": random,
     "reconstruction": Reconstruction(),
     "taylor": taylor,

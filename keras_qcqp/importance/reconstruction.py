@@ -1,10 +1,11 @@
 """What is lost after reconstruction: measured, not guessed, and without labels.
 
 For each coupled mask: its channels are taken out of all layers that read them, one by one, the cheapest first, while
-the kernels are fitted to what is left (`recovery.elimination`). At a few widths these kernels are put into a copy of
-the network, and the divergence of its outputs from the original is measured. Between the measured widths it is shared
-out by the error that each channel adds. So importance is in one unit (nats, for class scores) across all layers, and
-the sum of what a selection drops predicts how far the pruned and reconstructed network will be from the original.
+the kernels are fitted to what is left (`recovery.elimination`; or by pivots, `recovery.pivoting`). At a few widths
+these kernels are put into a copy of the network, and the divergence of its outputs from the original is measured.
+Between the measured widths it is shared out by the error that each channel adds. So importance is in one unit (nats,
+for class scores) across all layers, and the sum of what a selection drops predicts how far the pruned and reconstructed
+network will be from the original.
 
 Ours; the fits are those of ZipLM (see `recovery.elimination`), measuring whole layers goes back to the sensitivity
 analysis of Li et al., "Pruning filters for efficient convnets" (ICLR 2017).
@@ -13,6 +14,7 @@ analysis of Li et al., "Pruning filters for efficient convnets" (ICLR 2017).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -23,7 +25,10 @@ from keras_qcqp.importance.bench import Bench
 from keras_qcqp.importance.evidence import Evidence
 from keras_qcqp.importance.mask_readers import find_readers, gather
 from keras_qcqp.importance.score import Score, kernels
-from keras_qcqp.recovery.elimination import eliminate
+from keras_qcqp.recovery.elimination import Elimination, eliminate
+
+Ranking = Callable[..., Elimination]
+"""`(readings, number of channels, ridge, stops)`, as `eliminate`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +40,14 @@ class Reconstruction:
         num_probed: examples on which a measurement is made.
         ridge: of the fits, see `recovery.recover`.
         places: output positions of each example that give a row.
+        ranking: in which order the channels of a mask go: `eliminate`, or `pivoting.pivot`.
     """
 
     probes: tuple[float, ...] = (0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
     num_probed: int = 512
     ridge: float = 1e-3
     places: int = 32
+    ranking: Ranking = eliminate
 
     def __call__(self, evidence: Evidence) -> list[Score]:
         """One score for each mask that may shrink.
@@ -60,7 +67,7 @@ class Reconstruction:
             size = coupling.masks[number].size
             stops = sorted({min(round(share * size), size - 1) for share in self.probes} - {0})
             if reading.fitted:
-                found = eliminate(gathered.readings(network, reading), size, self.ridge, stops)
+                found = self.ranking(gathered.readings(network, reading), size, self.ridge, stops)
                 order, costs = found.order, found.costs
                 measured = {n: bench.fitted(gathered, reading, found.kernels[n]) for n in stops}
             else:
