@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tflite_tools.flatbuffer import TfliteFacts as TfliteFacts
     from tflite_tools.flatbuffer import read_facts as read_facts
     from tflite_tools.inference import predict as predict
+    from tflite_tools.latency.fitting import FitOptions as FitOptions
+    from tflite_tools.latency.fitting import fit_latency as fit_latency
+    from tflite_tools.latency.model import LatencyModel as LatencyModel
     from tflite_tools.profiles import Comparison as Comparison
     from tflite_tools.profiles import Profile as Profile
     from tflite_tools.profiling import compare_latency as compare_latency
@@ -48,6 +51,9 @@ _HOME = {
     "TfliteFacts": "flatbuffer",
     "read_facts": "flatbuffer",
     "predict": "inference",
+    "FitOptions": "latency.fitting",
+    "fit_latency": "latency.fitting",
+    "LatencyModel": "latency.model",
     "Comparison": "profiles",
     "Profile": "profiles",
     "compare_latency": "profiling",
