@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "keras_qcqp/__init__.py").read_text(), re.MULTILINE).group(1)
 
+PLOT = ["matplotlib>=3.8"]  # tflite_profile --plot
 REAL_DATA = ["pillow>=10", "scikit-learn>=1.4"]
 ETHOS_U = ["ethos-u-vela>=4.0"]  # Arm's compiler and its cycle estimates
 JAX = ["jax>=0.4.34"]  # for CPUs: 90 MB to download
@@ -19,6 +20,7 @@ EXTRAS = {
     "examples": REAL_DATA,
     # tests/benchmarks: other solvers (cplex is the community edition); another pruner, which runs in its own process
     "peers": ["cplex>=22.1", "pyscipopt>=5", "torch>=2.4", "torch-pruning>=1.6.1"],
+    "plot": PLOT,
     "tensorboard": ["tensorboard>=2.18"],  # finetune(tensorboard_dir=...)
     # tests/benchmarks/zoos.py; tried with --no-deps, without tensorflow-text (keras-hub wants Python 3.11)
     "zoo": ["keras-cv-attention-models>=1.4.3", "keras-hub>=0.32"],
@@ -31,6 +33,7 @@ EXTRAS = {
         "tf_keras>=2.18",
         *ETHOS_U,
         *JAX,
+        *PLOT,
         *REAL_DATA,
     ],
 }

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_DOOR = {
+    "matplotlib": {"tflite_tools.profile_plot"},
     "ethosu": {"tflite_tools.devices.vela_worker"},
     "jax": {"keras_qcqp.gradients"},
     "ortools": {"keras_qcqp.solvers.cpsat"},

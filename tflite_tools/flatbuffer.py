@@ -151,6 +151,15 @@ def _facts(data: bytes) -> TfliteFacts:
     )
 
 
+def op_outputs(data: bytes) -> list[str]:
+    """The name of the first result of every operator of the main graph, in order; "" where there is none."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = schema.Model.GetRootAs(data, 0).Subgraphs(0)
+    ops = (graph.Operators(index) for index in range(graph.OperatorsLength()))
+    return [_text(graph.Tensors(op.Outputs(0)).Name()) if op.OutputsLength() else "" for op in ops]
+
+
 def _buffer_lengths(model: Any, size: int) -> Iterator[int]:
     for index in range(model.BuffersLength()):
         buffer = model.Buffers(index)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
+from tflite_tools.devices.base import DEFAULT_DELEGATE, OpTiming
 from tflite_tools.errors import ProfileError
 
-_FORMAT = "tflite_tools.profile/1"
+_FORMAT = "tflite_tools.profile/2"
+_OLD_FORMAT = "tflite_tools.profile/1"  # without the fields that have defaults now
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,17 @@ class Profile:
     Attributes:
         latency_ms: the fastest run, the figure that repeats; compare it only within one measurement.
         median_ms: over all runs, as are `p10_ms` and `p90_ms`: how busy the machine was.
-        num_runs: timed runs, warm-up not counted.
+        num_runs: timed runs, warm-up not counted; 1 where a compiler estimates.
         size_bytes: the file; `weight_bytes`: its constants.
         op_counts: operators of the file, before any delegate fuses them.
         environment: hardware and versions the times depend on.
         notes: what to know before believing them.
+        delegate: who computed.
+        init_ms: loading the model until it could run; None where not measured, as in the next two.
+        first_ms: the first run.
+        peak_memory_bytes: what the model adds to the memory of the process that runs it; on-chip memory on Ethos-U.
+        ops: one row for each operator, in the order of execution, if asked for; `ops_source` says who measured them.
+        counters: further figures of the device, the unit at the end of each name.
     """
 
     name: str
@@ -41,16 +48,25 @@ class Profile:
     op_counts: Mapping[str, int]
     environment: Mapping[str, str]
     notes: tuple[str, ...] = field(default=())
+    delegate: str = DEFAULT_DELEGATE
+    init_ms: float | None = None
+    first_ms: float | None = None
+    peak_memory_bytes: int | None = None
+    ops: tuple[OpTiming, ...] = field(default=())
+    ops_source: str = ""
+    counters: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("op_counts", "environment"):
+        for name in ("op_counts", "environment", "counters"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         object.__setattr__(self, "notes", tuple(self.notes))
+        object.__setattr__(self, "ops", tuple(self.ops))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, ready for JSON."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
         plain.update(op_counts=dict(self.op_counts), environment=dict(self.environment), notes=list(self.notes))
+        plain.update(ops=[vars(op) for op in self.ops], counters=dict(self.counters))
         return {"format": _FORMAT, **plain}
 
     def to_json(self) -> str:
@@ -59,7 +75,7 @@ class Profile:
 
     @classmethod
     def from_json(cls, text: str) -> Profile:
-        """Reads what `to_json` wrote.
+        """Reads what `to_json` wrote, today or in the format before.
 
         Raises:
             ProfileError: no JSON, another format, or missing, unknown or wrongly typed fields.
@@ -69,16 +85,18 @@ class Profile:
         except ValueError as error:
             raise ProfileError(f"The profile is no JSON: {error}. Write it with Profile.to_json().") from error
         found = stored.pop("format", None) if isinstance(stored, dict) else None
-        if found != _FORMAT:
+        if found not in (_FORMAT, _OLD_FORMAT):
             raise ProfileError(f"The profile has format {found!r}, expected '{_FORMAT}'. Measure again.")
         known = {item.name for item in fields(cls)}
+        if found == _OLD_FORMAT:
+            known -= _SINCE_2
         if set(stored) != known:
             missing, unknown = sorted(known - set(stored)), sorted(set(stored) - known)
             raise ProfileError(f"The profile lacks fields {missing} and has unknown fields {unknown}. Measure again.")
         for name, value in stored.items():
             if not isinstance(value, _JSON_TYPES[name]) or isinstance(value, bool):
                 raise ProfileError(f"Field '{name}' of the profile is {value!r}, which has the wrong type.")
-        return cls(**stored)
+        return cls(**{**stored, "ops": tuple(_op(row) for row in stored.get("ops", ()))})
 
     def __str__(self) -> str:
         ops = ", ".join(f"{name} x{count}" for name, count in self.op_counts.items())
@@ -87,10 +105,23 @@ class Profile:
             f"{self.name} on {self.device} ({threads}, {self.environment.get('cpu', 'unknown CPU')})",
             f"  latency   {self.latency_ms:.4f} ms, the fastest of {self.num_runs} runs",
             f"            median {self.median_ms:.4f}, p10 {self.p10_ms:.4f}, p90 {self.p90_ms:.4f} ms",
+            *self._start_and_memory(),
             f"  size      {self.size_bytes:,} bytes, {self.weight_bytes:,} of them constants",
             f"  operators {sum(self.op_counts.values())}: {ops}",
         ]
+        lines += (
+            [f"  counters  {', '.join(f'{k} {v:,.0f}' for k, v in self.counters.items())}"] if self.counters else []
+        )
         return "\n".join(lines + [f"  note      {note}" for note in self.notes])
+
+    def _start_and_memory(self) -> list[str]:
+        start = [
+            f"{what} {value:.4f} ms" for what, value in (("load", self.init_ms), ("first run", self.first_ms)) if value
+        ]
+        memory = self.peak_memory_bytes
+        return ([f"  start     {', '.join(start)}"] if start else []) + (
+            [f"  memory    {memory:,} bytes at the peak"] if memory is not None else []
+        )
 
 
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
@@ -107,7 +138,22 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "op_counts": (dict,),
     "environment": (dict,),
     "notes": (list,),
+    "delegate": (str,),
+    "init_ms": (float, int, NoneType),
+    "first_ms": (float, int, NoneType),
+    "peak_memory_bytes": (int, NoneType),
+    "ops": (list,),
+    "ops_source": (str,),
+    "counters": (dict,),
 }
+_SINCE_2 = {"delegate", "init_ms", "first_ms", "peak_memory_bytes", "ops", "ops_source", "counters"}
+
+
+def _op(row: Any) -> OpTiming:
+    try:
+        return OpTiming(**row)
+    except TypeError as error:
+        raise ProfileError(f"A row of 'ops' of the profile is {row!r}, which is no operator. Measure again.") from error
 
 
 @dataclass(frozen=True)
@@ -128,43 +174,6 @@ class Comparison:
         return self.before.size_bytes / self.after.size_bytes
 
     def __str__(self) -> str:
+        from tflite_tools.profile_tables import render_table
+
         return render_table((self.before, self.after))
-
-
-def render_table(profiles: Sequence[Profile]) -> str:
-    """Profiles of one measurement as plain text; the ratios compare the first row with each one."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.ASCII, title_justify="left")
-    table.add_column("model")
-    for heading in (
-        "bytes",
-        "weight bytes",
-        "latency ms",
-        "median ms",
-        "p10 ms",
-        "p90 ms",
-        "smaller",
-        "faster",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
-    first = profiles[0]
-    for row in profiles:
-        cells = (f"{row.size_bytes:,}", f"{row.weight_bytes:,}", *(f"{value:.4f}" for value in _times(row)))
-        ratios = (f"{first.size_bytes / row.size_bytes:.2f}x", f"{first.latency_ms / row.latency_ms:.2f}x")
-        table.add_row(Text(row.name), *cells, *ratios)
-    text = io.StringIO()
-    width = 110 + max(len(row.name) for row in profiles)  # never wrap: people copy rows into other tools
-    Console(file=text, width=width, no_color=True).print(table)
-    runs = f"latency: fastest of {first.num_runs} runs, taking turns; {first.num_threads} thread(s)"
-    place = f"{first.device}, {first.environment.get('cpu', 'unknown CPU')}"
-    notes = dict.fromkeys(f"note: {row.name}: {note}" for row in profiles for note in row.notes)
-    lines = [line.rstrip() for line in text.getvalue().splitlines()]
-    return "\n".join([*lines, f"{runs} on {place}", *notes])
-
-
-def _times(row: Profile) -> tuple[float, ...]:
-    return row.latency_ms, row.median_ms, row.p10_ms, row.p90_ms

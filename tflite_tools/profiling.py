@@ -95,7 +95,14 @@ def _measure(
             weight_bytes=facts[name].weight_bytes,
             op_counts=facts[name].op_counts,
             environment=environment,
-            notes=chosen.notes(facts[name]),
+            notes=(*chosen.notes(facts[name]), *timing.notes),
+            delegate=timing.delegate,
+            init_ms=timing.init_ms,
+            first_ms=timing.first_ms,
+            peak_memory_bytes=timing.peak_memory_bytes,
+            ops=timing.ops,
+            ops_source=timing.ops_source,
+            counters=timing.counters,
         )
         for name, timing in timings.items()
     }

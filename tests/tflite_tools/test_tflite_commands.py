@@ -112,7 +112,7 @@ def test_profile_one_model(run_python, fixture_model):
 
 def test_profile_two_models_with_json(run_python, fixture_model, tmp_path):
     models = [f"--model={fixture_model(name)}" for name in ("tiny_f32", "tiny_int8")]
-    process = run_python(*PROFILE, *models, f"--json_output={tmp_path / 'p.json'}")
+    process = run_python(*PROFILE, *models, f"--output={tmp_path / 'p.json'}")
     assert (process.returncode, process.stderr) == (0, "")
     assert "2.27x" in process.stdout
     stored = json.loads((tmp_path / "p.json").read_text())["profiles"]
@@ -129,7 +129,7 @@ def test_profile_two_models_with_json(run_python, fixture_model, tmp_path):
         (("--model=cut.tflite",), 1, "'cut.tflite' is damaged or cut off (20 bytes)"),
         (("--model=net.keras",), 1, "'net.keras' is no TFLite model: bytes 4 to 8 are"),
         (("--model=cut.tflite", "--device=hots"), 1, "There is no device 'hots'. Did you mean 'host'?"),
-        (("--model=cut.tflite", "--json_output=no/p.json"), 1, "Cannot write 'no/p.json': the directory"),
+        (("--model=cut.tflite", "--output=no/p.json"), 1, "Cannot write 'no/p.json': the directory"),
     ],
 )
 def test_profile_fails_in_one_line(run_python, workspace, monkeypatch, arguments, code, message):
@@ -183,3 +183,24 @@ def test_public_names():
     assert set(tflite_tools.__all__) <= set(dir(tflite_tools))
     with pytest.raises(AttributeError, match="module 'tflite_tools' has no attribute 'quantise'"):
         tflite_tools.quantise  # noqa: B018
+
+
+def test_profile_draws_and_writes_every_operator(run_python, fixture_model, tmp_path):
+    models = [f"--model={fixture_model(name)}" for name in ("tiny_f32", "tiny_int8")]
+    arguments = ("--delegate=builtin", "--per_op", "--memory", f"--plot={tmp_path / 'a.svg'}")
+    process = run_python(*PROFILE, *models, *arguments, f"--output={tmp_path / 'ops.csv'}")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "tiny_int8, operator by operator (profiler of the LiteRT C library):" in process.stdout
+    rows = (tmp_path / "ops.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 19
+    assert rows[1].startswith("tiny_f32,host,0,CONV_2D,tiny_1/re_lu_1/Relu6;")
+    picture = (tmp_path / "a.svg").read_text()
+    assert "tiny_int8: " in picture and "DEPTHWISE_CONV_2D" in picture
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("--output=p.txt", "--output=p.txt must end with .json or .csv"), ("--plot=p.png", "must end with .svg")],
+)
+def test_profile_refuses_other_formats(run_python, fixture_model, flag, message):
+    assert_fails(run_python(*PROFILE, f"--model={fixture_model('tiny_f32')}", flag), 2, message)

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from tflite_tools.devices import DEVICES, Device, HostDevice, Timing, TimingOptions, get_device
+from tflite_tools.devices.base import OpTiming
 from tflite_tools.errors import DeviceError, ProfileError, TfliteFileError
-from tflite_tools.profiles import Comparison, Profile, render_table
+from tflite_tools.profile_tables import ops_csv, render_ops, render_table
+from tflite_tools.profiles import Comparison, Profile
 from tflite_tools.profiling import compare_latency, profile
 
 QUICK = TimingOptions(rounds=3, repeats=4, warmup=1)
@@ -52,7 +54,9 @@ def test_one_model_by_path(fixture_model):
     assert 0 < result.latency_ms <= result.p10_ms <= result.median_ms <= result.p90_ms
     assert (result.size_bytes, result.weight_bytes) == (48_864, 26_400)
     assert result.op_counts["CONV_2D"] == 9
-    assert result.environment.keys() == {"cpu", "platform", "python", "ai_edge_litert"}
+    assert result.environment.keys() == {"cpu", "cpus", "governor", "platform", "python", "ai_edge_litert"}
+    assert result.init_ms > 0 and result.first_ms > 0
+    assert (result.delegate, result.ops, result.peak_memory_bytes) == ("xnnpack", (), None)
     assert all(result.environment.values())
 
 
@@ -136,6 +140,31 @@ def test_json_round_trip_is_exact():
     assert list(Profile.from_json(original.to_json()).op_counts) == ["CONV_2D", "ADD"]
 
 
+def test_profiles_of_the_first_format_are_still_read():
+    stored = make_profile().to_dict()
+    for name in ("delegate", "init_ms", "first_ms", "peak_memory_bytes", "ops", "ops_source", "counters"):
+        del stored[name]
+    stored["format"] = "tflite_tools.profile/1"
+    assert Profile.from_json(json.dumps(stored)) == make_profile()
+
+
+OPS = (OpTiming("CONV_2D", "a, b", 0.2, node=0, cycles=1000), OpTiming("ADD", "c" * 99, 0.05, calls=2.0))
+
+
+def test_rows_of_operators_survive_json_and_read_well():
+    original = make_profile(ops=OPS, ops_source="a compiler", counters={"sram_bytes": 5.0}, peak_memory_bytes=7)
+    assert Profile.from_json(original.to_json()) == original
+    lines = render_ops(original).splitlines()
+    assert lines[0] == "net, operator by operator (a compiler):"
+    assert lines[-1] == "sum 0.2500 ms; the whole takes 0.3000 ms"
+    assert lines[4].split("|")[1:-1] == [" CONV_2D  ", " 0.2000 ", " 80.0% ", "     1 ", "  1,000 ", f" a, b{' ' * 57}"]
+    assert "c" * 57 + "..." in lines[5]
+    assert "memory    7 bytes at the peak" in str(original) and "sram_bytes 5" in str(original)
+    rows = ops_csv([original, make_profile()]).splitlines()
+    assert rows[1] == 'net,host,0,CONV_2D,"a, b",0.2,0.8,1.0,0,1000'
+    assert rows[3].startswith("net,host,,whole,,0.30000000000000004,1.0,1")
+
+
 def test_profiles_cannot_be_changed():
     counts = {"CONV_2D": 2}
     stored = make_profile(op_counts=counts)
@@ -148,7 +177,8 @@ def test_profiles_cannot_be_changed():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format="other/2"), "has format 'other/2', expected 'tflite_tools.profile/1'."),
+        (lambda d: d.update(format="other/2"), "has format 'other/2', expected 'tflite_tools.profile/2'."),
+        (lambda d: d.update(ops=[{"kind": "ADD"}]), "A row of 'ops' of the profile is {'kind': 'ADD'}"),
         (lambda d: d.pop("num_runs"), "lacks fields ['num_runs'] and has unknown fields []."),
         (lambda d: d.update(extra=1), "lacks fields [] and has unknown fields ['extra']."),
         (

@@ -6,10 +6,6 @@ Source: https://pypi.org/project/ethos-u-vela, "Vela Performance Estimation Summ
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tflite_tools.devices.base import OpTiming, Timing, TimingOptions
+from tflite_tools.devices.workers import run_worker
 from tflite_tools.errors import DeviceError, did_you_mean
 from tflite_tools.flatbuffer import TfliteFacts
 
@@ -43,6 +40,7 @@ _KIB = ("sram", "dram", "on_chip_flash", "off_chip_flash")
 _COUNTS = ("nn_macs", "total_original_weights", "total_npu_encoded_weights")
 _CYCLES = ("total", "npu", "sram_access", "dram_access", "on_chip_flash_access", "off_chip_flash_access")
 _ESTIMATE_NOTE = "an estimate of Arm's compiler (Vela), not a measurement; the same file always gives the same number."
+_WORKER = "tflite_tools.devices.vela_worker"
 _SECONDS_PER_MODEL, _SECONDS_TO_START = 120, 60  # a large network takes 12 s
 
 
@@ -160,6 +158,8 @@ class EthosUDevice:
                 "Ethos-U estimates need Arm's compiler Vela. Install it: pip install 'keras-qcqp[ethos_u]' "
                 "(or pip install ethos-u-vela)."
             )
+        if not models:
+            return {}
         answers = _compile(list(models.items()), self._arguments())
         return {name: _estimate(answer) for name, answer in zip(models, answers, strict=True)}
 
@@ -190,38 +190,17 @@ def _compile(models: list[tuple[str, bytes]], arguments: list[str]) -> list[dict
         files = [f"m{number}.tflite" for number in range(len(models))]
         for file, (_, data) in zip(files, models, strict=True):
             Path(place, file).write_bytes(data)
-        request = {"folder": place, "names": files, "arguments": arguments, "answers": f"{place}/answers"}
-        with open(f"{place}/log", "w+b") as log:
-            status = _run_worker(json.dumps(request), log, _SECONDS_TO_START + _SECONDS_PER_MODEL * len(models))
-            log.seek(max(0, log.tell() - 4000))
-            said = log.read().decode("utf-8", "replace").strip().splitlines()
-        text = Path(place, "answers").read_text(encoding="utf-8") if Path(place, "answers").exists() else ""
-    answers = [json.loads(line) for line in text.splitlines()]
+        request = {"folder": place, "names": files, "arguments": arguments}
+        outcome = run_worker(_WORKER, request, _SECONDS_TO_START + _SECONDS_PER_MODEL * len(models))
+    answers = list(outcome.answers)
     for (name, _), answer in zip(models, answers, strict=False):
         if "error" in answer:
             raise DeviceError(f"Vela refuses model '{name}': {answer['error']}")
-    if status or len(answers) < len(models):
-        culprit = models[len(answers)][0] if len(answers) < len(models) else models[-1][0]
-        raise DeviceError(f"Vela {_end(status)} at model '{culprit}'. Its last words: {' '.join(said[-2:]) or 'none'}")
+    if outcome.fault:
+        culprit = models[min(len(answers), len(models) - 1)][0]
+        words = outcome.last_words or "none"
+        raise DeviceError(f"Vela {outcome.fault} at model '{culprit}'. Its last words: {words}")
     return answers
-
-
-def _run_worker(request: str, log: Any, seconds: float) -> int:
-    command = [sys.executable, "-m", "tflite_tools.devices.vela_worker"]
-    root = str(Path(__file__).resolve().parents[2])  # found as this process found it, installed or not
-    try:
-        process = subprocess.run(
-            [*command], input=request.encode(), stdout=log, stderr=log, timeout=seconds, cwd=root, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return -int(signal.SIGALRM)
-    return process.returncode
-
-
-def _end(status: int) -> str:
-    if status == -int(signal.SIGALRM):
-        return "took too long"
-    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
 def _estimate(answer: Mapping[str, Any]) -> VelaEstimate:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,22 @@ from typing import Any
 import numpy as np
 
 from tflite_tools.devices.base import Timing, TimingOptions
+from tflite_tools.devices.host_ops import measure_memory, measure_ops
+from tflite_tools.devices.inputs import random_input
+from tflite_tools.devices.interpreters import DELEGATES, load
 from tflite_tools.errors import DeviceError, first_line
 from tflite_tools.flatbuffer import TfliteFacts
-from tflite_tools.quiet import silenced
 
 _X86 = ("x86_64", "amd64", "i386", "i686")
 _INT8_NOTE = "host int8 time is no phone proxy: this x86 processor has {} int8 instructions (VNNI), so {}."
 _CONSEQUENCES = {True: "a phone gains less from int8", False: "int8 is slower than float32 here, faster on Arm"}
+_GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    interpreter: Any
+    init_ms: float
 
 
 class HostDevice:
@@ -46,16 +57,25 @@ class HostDevice:
         """Times single runs on seeded random inputs, the models taking turns.
 
         Raises:
-            DeviceError: the interpreter refuses a model, or a run fails.
+            DeviceError: the interpreter refuses a model, a run fails, or there is no such delegate.
         """
-        interpreters = {name: _load(name, data, options) for name, data in models.items()}
+        import ai_edge_litert.interpreter  # noqa: F401 - before any clock starts
+
+        delegate = options.delegate_among(DELEGATES, self.name)
+        loaded = {name: _load(name, data, options, delegate) for name, data in models.items()}
         samples = {name: np.empty((options.rounds, options.repeats)) for name in models}
-        for name, interpreter in interpreters.items():
-            _run(name, interpreter, np.empty(options.warmup), options.num_threads)
+        first = {name: np.full(max(options.warmup, 1), np.nan) for name in models}
+        for name, model in loaded.items():
+            _run(name, model.interpreter, first[name][: options.warmup], options.num_threads)
         for number in range(options.rounds):
-            for name, interpreter in interpreters.items():
-                _run(name, interpreter, samples[name][number], options.num_threads)
-        return {name: _timing(values.ravel() * 1e-6) for name, values in samples.items()}
+            for name, model in loaded.items():
+                _run(name, model.interpreter, samples[name][number], options.num_threads)
+        timings = {}
+        for name, values in samples.items():
+            begin = first[name][0] if options.warmup else values[0, 0]
+            timing = _timing(values.ravel() * 1e-6, loaded[name].init_ms, begin * 1e-6, delegate)
+            timings[name] = _with_extras(timing, name, models[name], options, delegate)
+        return timings
 
     def notes(self, facts: TfliteFacts) -> tuple[str, ...]:
         """Warns of int8 times on x86, which say nothing about a phone."""
@@ -64,39 +84,40 @@ class HostDevice:
         return (_INT8_NOTE.format("fast" if fast else "no", _CONSEQUENCES[fast]),) if misleading else ()
 
     def environment(self) -> dict[str, str]:
-        """CPU model, platform, Python and LiteRT versions."""
+        """CPU model and number, its frequency governor, platform, Python and LiteRT versions."""
         return {
             "cpu": _cpu_model(),
+            "cpus": str(os.cpu_count()),
+            "governor": _text(_GOVERNOR).strip() or "unknown",
             "platform": platform.platform(),
             "python": platform.python_version(),
             "ai_edge_litert": metadata.version("ai-edge-litert"),
         }
 
 
-def _load(name: str, data: bytes, options: TimingOptions) -> Any:
-    from ai_edge_litert.interpreter import Interpreter
+def _with_extras(timing: Timing, name: str, data: bytes, options: TimingOptions, delegate: str) -> Timing:
+    if options.per_op:
+        rows, source, notes = measure_ops(name, data, options, delegate, HostDevice().profile)
+        timing = replace(timing, ops=rows, ops_source=source, notes=(*timing.notes, *notes))
+    if options.memory:
+        size, notes = measure_memory(data, options, delegate)
+        timing = replace(timing, peak_memory_bytes=size, notes=(*timing.notes, *notes))
+    return timing
 
+
+def _load(name: str, data: bytes, options: TimingOptions, delegate: str) -> _Loaded:
     random = np.random.default_rng(options.seed)
+    begin = time.perf_counter_ns()
     try:
-        with silenced():
-            interpreter = Interpreter(model_content=data, num_threads=options.num_threads)
-            interpreter.allocate_tensors()
-            for detail in interpreter.get_input_details():
-                interpreter.set_tensor(detail["index"], _random_input(random, detail))
+        interpreter = load(data, options.num_threads, delegate)
+        init_ms = (time.perf_counter_ns() - begin) * 1e-6
+        for detail in interpreter.get_input_details():
+            shape, quantized = tuple(detail["shape"]), detail["quantization"][0] != 0.0
+            values = random_input(random, shape, np.dtype(detail["dtype"]), quantized)
+            interpreter.set_tensor(detail["index"], values)
     except (RuntimeError, ValueError) as error:
         raise DeviceError(f"Model '{name}' does not load on the host: {first_line(error)}") from error
-    return interpreter
-
-
-def _random_input(random: np.random.Generator, detail: Mapping[str, Any]) -> np.ndarray:
-    shape, dtype = tuple(detail["shape"]), np.dtype(detail["dtype"])
-    if dtype.kind == "f":
-        return random.standard_normal(shape).astype(dtype)
-    if dtype.kind in "iu" and detail["quantization"][0] != 0.0:
-        limits = np.iinfo(dtype)
-        return random.integers(limits.min, limits.max, shape, dtype, endpoint=True)
-    # Plain integers are mostly indices: 0 and 1 stay inside every table that has two rows.
-    return random.integers(0, 2, shape).astype(dtype)
+    return _Loaded(interpreter, init_ms)
 
 
 def _run(name: str, interpreter: Any, nanoseconds: np.ndarray, num_threads: int) -> None:
@@ -122,9 +143,10 @@ def _bare_invoke(interpreter: Any) -> Callable[[], Any]:
     return getattr(getattr(interpreter, "_interpreter", None), "Invoke", interpreter.invoke)
 
 
-def _timing(milliseconds: np.ndarray) -> Timing:
+def _timing(milliseconds: np.ndarray, init_ms: float, first_ms: float, delegate: str) -> Timing:
     p10, median, p90 = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
-    return Timing(float(milliseconds.min()), median, p10, p90, milliseconds.size)
+    least, count = float(milliseconds.min()), milliseconds.size
+    return Timing(least, median, p10, p90, count, init_ms=init_ms, first_ms=float(first_ms), delegate=delegate)
 
 
 def _cpu_model() -> str:
@@ -136,7 +158,11 @@ def _cpu_model() -> str:
 
 def _cpu_text() -> str:
     """What Linux says of the processor; empty elsewhere."""
+    return _text("/proc/cpuinfo")
+
+
+def _text(path: str) -> str:
     try:
-        return Path("/proc/cpuinfo").read_text()
+        return Path(path).read_text()
     except OSError:
         return ""
