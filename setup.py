@@ -12,7 +12,9 @@ PLOT = ["matplotlib>=3.8"]  # tflite_profile --plot
 REAL_DATA = ["pillow>=10", "scikit-learn>=1.4"]
 ETHOS_U = ["ethos-u-vela>=4.0"]  # Arm's compiler and its cycle estimates
 JAX = ["jax>=0.4.34"]  # for CPUs: 90 MB to download
+ANDROID = ["adbutils>=2.8"]  # for the copy of adb inside
 EXTRAS = {
+    "android": ANDROID,
     "backends": [*JAX, "torch>=2.4"],
     # tensorflow-model-optimization wants absl-py < 2, which on Python 3.11 and 3.12 brings an older OR-Tools along.
     "qat": ["tensorflow-model-optimization>=0.8.1", "tf_keras>=2.18"],
@@ -31,6 +33,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "ruff>=0.6",
         "tf_keras>=2.18",
+        *ANDROID,
         *ETHOS_U,
         *JAX,
         *PLOT,

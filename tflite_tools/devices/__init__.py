@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from tflite_tools.devices.android import AndroidDevice
 from tflite_tools.devices.base import Device, OpTiming, Timing, TimingOptions
 from tflite_tools.devices.ethos_u import EthosUDevice
 from tflite_tools.devices.host import HostDevice
@@ -12,10 +13,20 @@ from tflite_tools.errors import DeviceError, did_you_mean
 
 # Kind -> how to make one from what follows the colon ("" where nothing does).
 DEVICES: Mapping[str, Callable[[str], Device]] = MappingProxyType(
-    {"host": HostDevice.parse, "ethos_u": EthosUDevice.parse}
+    {"host": HostDevice.parse, "android": AndroidDevice.parse, "ethos_u": EthosUDevice.parse}
 )
 
-__all__ = ["DEVICES", "Device", "EthosUDevice", "HostDevice", "OpTiming", "Timing", "TimingOptions", "get_device"]
+__all__ = [
+    "AndroidDevice",
+    "DEVICES",
+    "Device",
+    "EthosUDevice",
+    "HostDevice",
+    "OpTiming",
+    "Timing",
+    "TimingOptions",
+    "get_device",
+]
 
 
 def get_device(device: str | Device) -> Device:
