@@ -119,7 +119,7 @@ def test_the_only_device_needs_no_name(one_pass, attach, fixture_model):
 @pytest.mark.parametrize(
     ("faults", "message"),
     [
-        ({"authorised": False}, "is unauthorized. Unlock its screen and accept 'Allow USB debugging'"),
+        ({"authorised": False}, "is (un)?authoriz(ed|ing). Unlock its screen and accept 'Allow USB debugging'"),
         ({"free_bytes": 10_000}, r"has no space for 110,980 bytes in /data/local/tmp/tflite_tools_"),
         ({"lost_after_bytes": 60_000}, "The connection to device .* failed .* it is .* [Tt]ry again"),
         ({"lost_at": "--num_runs"}, "The connection to device .* failed .* it is .* [Tt]ry again"),

@@ -26,6 +26,7 @@ _CONTROL = re.compile(r"[^\x20-\x7e]+")
 _STATES = {
     "unauthorized": "Unlock its screen and accept 'Allow USB debugging'; if no question appears, plug it in again.",
     "authorizing": "Unlock its screen and accept 'Allow USB debugging'.",
+    "connecting": "Wait a moment.",
     "offline": "Unplug it and plug it in again, or run: adb reconnect.",
     "no permissions": "This user may not use USB devices: see https://developer.android.com/studio/run/device (udev).",
     "recovery": "Start it normally.",
