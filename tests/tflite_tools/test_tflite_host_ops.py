@@ -6,13 +6,12 @@ from importlib import metadata
 
 import pytest
 
-from tflite_tools.devices import HostDevice, TimingOptions
+from tflite_tools.devices import TimingOptions
 from tflite_tools.devices.host_ops import PROFILER, SLICES
 from tflite_tools.devices.workers import run_worker
-from tflite_tools.errors import DeviceError, TfliteFileError
+from tflite_tools.errors import DeviceError
 from tflite_tools.flatbuffer import op_outputs, read_facts
 from tflite_tools.profiling import profile
-from tflite_tools.slices import single_op_models
 
 QUICK = TimingOptions(rounds=2, repeats=3, warmup=1, per_op=True)
 tried = pytest.mark.skipif(
@@ -62,16 +61,6 @@ def test_an_untried_library_is_not_called(monkeypatch):
         litert_profiler.LitertProfiler("x", [], 1, "xnnpack")
 
 
-@pytest.mark.parametrize("name", ["tiny_int8", "tiny_f32", "grouped_transposed_int8", "two_inputs_f32", "tiny_int16x8"])
-def test_every_slice_runs(fixture_model, name):
-    data = fixture_model(name).read_bytes()
-    slices = single_op_models(data)
-    assert [read_facts(part).operators[0].name for part in slices] == [op.name for op in read_facts(data).operators]
-    once = TimingOptions(rounds=1, repeats=1, warmup=0)
-    timings = HostDevice().profile({str(i): part for i, part in enumerate(slices)}, once)
-    assert len(timings) == len(slices)
-
-
 def test_memory_grows_with_the_model(fixture_model):
     options = TimingOptions(rounds=1, repeats=1, memory=True)
     found = profile({"net": fixture_model("tiny_int8")}, options=options)["net"].peak_memory_bytes
@@ -98,13 +87,3 @@ def test_workers_say_how_they_ended(module, fault, words):
 
 def test_workers_are_stopped():
     assert run_worker("http.server", {}, 0.5).fault.startswith("took more than")
-
-
-def test_control_flow_cannot_be_cut_up(fixture_model, monkeypatch):
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(fixture_model("tiny_f32").read_bytes(), 0))
-    model.subgraphs *= 2
-    monkeypatch.setattr(schema.ModelT, "InitFromObj", lambda _: model)
-    with pytest.raises(TfliteFileError, match="The file has 2 graphs"):
-        single_op_models(fixture_model("tiny_f32").read_bytes())

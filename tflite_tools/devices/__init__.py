@@ -7,13 +7,19 @@ from types import MappingProxyType
 
 from tflite_tools.devices.android import AndroidDevice
 from tflite_tools.devices.base import Device, OpTiming, Timing, TimingOptions
+from tflite_tools.devices.coral import CoralDevice
 from tflite_tools.devices.ethos_u import EthosUDevice
 from tflite_tools.devices.host import HostDevice
 from tflite_tools.errors import DeviceError, did_you_mean
 
 # Kind -> how to make one from what follows the colon ("" where nothing does).
 DEVICES: Mapping[str, Callable[[str], Device]] = MappingProxyType(
-    {"host": HostDevice.parse, "android": AndroidDevice.parse, "ethos_u": EthosUDevice.parse}
+    {
+        "host": HostDevice.parse,
+        "android": AndroidDevice.parse,
+        "coral": CoralDevice.parse,
+        "ethos_u": EthosUDevice.parse,
+    }
 )
 
 __all__ = [

@@ -100,6 +100,7 @@ class EthosUDevice:
                 raise DeviceError(f"There is no {what} '{value}'. {did_you_mean(value, choices)}")
         self.accelerator, self.system_config, self.memory_mode = accelerator, system, mode
         self._is_default = system_config is None
+        self.deterministic = True  # asked once is enough
 
     @classmethod
     def parse(cls, text: str) -> EthosUDevice:

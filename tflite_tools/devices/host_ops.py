@@ -11,8 +11,8 @@ from typing import Any
 from tflite_tools.devices.base import OpTiming, Timing, TimingOptions
 from tflite_tools.devices.workers import Outcome, run_worker
 from tflite_tools.errors import DeviceError
-from tflite_tools.flatbuffer import op_outputs, read_facts
-from tflite_tools.slices import single_op_models
+from tflite_tools.flatbuffer import op_outputs
+from tflite_tools.latency.flat_graph import read_graph, write_graph
 
 PROFILER = "profiler of the LiteRT C library"
 SLICES = "single operators cut out of the file and timed alone"
@@ -73,12 +73,13 @@ def _profiled(data: bytes, rows: list[Any]) -> Rows:
 
 
 def _sliced(name: str, data: bytes, options: TimingOptions, profile: Profiler) -> Rows:
-    slices = {str(number): model for number, model in enumerate(single_op_models(data))}
+    graph = read_graph(data)
+    slices = {str(number): write_graph(graph.single(number), {}) for number in range(len(graph.ops))}
     try:
         timings = profile(slices, replace(options, per_op=False, memory=False))
     except DeviceError as error:
         raise DeviceError(f"The operators of model '{name}' cannot be timed one by one: {error}") from error
     return tuple(
-        OpTiming(op.name, output, timings[str(number)].latency_ms, node=number)
-        for number, (op, output) in enumerate(zip(read_facts(data).operators, op_outputs(data), strict=True))
+        OpTiming(op.kind, output, timings[str(number)].latency_ms, node=number)
+        for number, (op, output) in enumerate(zip(graph.ops, op_outputs(data), strict=True))
     )
