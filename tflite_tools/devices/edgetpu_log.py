@@ -1,6 +1,6 @@
 """What Google's `edgetpu_compiler` prints, versions 2 to 16.
 
-Source: the compiler's documentation, https://coral.ai/docs/edgetpu/compiler, and logs in public issues; never run by us.
+Source: https://coral.ai/docs/edgetpu/compiler and logs in public issues; never run by us.
 """
 
 from __future__ import annotations
