@@ -13,12 +13,14 @@ REAL_DATA = ["pillow>=10", "scikit-learn>=1.4"]
 ETHOS_U = ["ethos-u-vela>=4.0"]  # Arm's compiler and its cycle estimates
 JAX = ["jax>=0.4.34"]  # for CPUs: 90 MB to download
 ANDROID = ["adbutils>=2.8"]  # for the copy of adb inside
+QUANTIZER = ["ai-edge-quantizer>=0.10"]  # works on the float .tflite; pins ai-edge-litert to its own version
 EXTRAS = {
     "android": ANDROID,
     "backends": [*JAX, "torch>=2.4"],
     # tensorflow-model-optimization wants absl-py < 2, which on Python 3.11 and 3.12 brings an older OR-Tools along.
     "qat": ["tensorflow-model-optimization>=0.8.1", "tf_keras>=2.18"],
     "ethos_u": ETHOS_U,
+    "quantizer": QUANTIZER,  # recipes with int4 weights or with weights alone, and mixed precision
     "examples": REAL_DATA,
     # tests/benchmarks: other solvers (cplex is the community edition); another pruner, which runs in its own process
     "peers": ["cplex>=22.1", "pyscipopt>=5", "torch>=2.4", "torch-pruning>=1.6.1"],
@@ -37,6 +39,7 @@ EXTRAS = {
         *ETHOS_U,
         *JAX,
         *PLOT,
+        *QUANTIZER,
         *REAL_DATA,
     ],
 }

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tflite_tools.conversion import convert as convert
-    from tflite_tools.conversion import load_keras_model as load_keras_model
     from tflite_tools.devices.base import TimingOptions as TimingOptions
     from tflite_tools.errors import ConversionError as ConversionError
     from tflite_tools.errors import DeviceError as DeviceError
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from tflite_tools.flatbuffer import TfliteFacts as TfliteFacts
     from tflite_tools.flatbuffer import read_facts as read_facts
     from tflite_tools.inference import predict as predict
+    from tflite_tools.keras_models import load_keras_model as load_keras_model
     from tflite_tools.latency.fitting import FitOptions as FitOptions
     from tflite_tools.latency.fitting import fit_latency as fit_latency
     from tflite_tools.latency.model import LatencyModel as LatencyModel
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from tflite_tools.profiling import profile as profile
     from tflite_tools.recipe import RECIPES as RECIPES
     from tflite_tools.recipe import Recipe as Recipe
+    from tflite_tools.sampling import Calibration as Calibration
 
 # No module may carry a public name: importing the submodule would put itself in the function's place.
 _HOME = {
     "convert": "conversion",
-    "load_keras_model": "conversion",
+    "load_keras_model": "keras_models",
     "TimingOptions": "devices.base",
     "ConversionError": "errors",
     "DeviceError": "errors",
@@ -60,6 +61,7 @@ _HOME = {
     "profile": "profiling",
     "RECIPES": "recipe",
     "Recipe": "recipe",
+    "Calibration": "sampling",
 }
 
 __all__ = sorted(_HOME)

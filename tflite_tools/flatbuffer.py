@@ -182,7 +182,7 @@ def _operators(model: Any) -> Iterator[OpFacts]:
             ins = [op.Inputs(i) for i in range(op.InputsLength())]
             outs = [op.Outputs(i) for i in range(op.OutputsLength())]
             yield OpFacts(
-                name=_op_name(code),
+                name=op_name(code),
                 version=code.Version(),
                 inputs=tuple(_activation_dtypes(model, graph, ins)),
                 outputs=tuple(_activation_dtypes(model, graph, outs)),
@@ -229,12 +229,10 @@ def _named_tensors(model: Any, graph: Any) -> tuple[list[tuple[str, int]], list[
         signature = model.SignatureDefs(0)
         ins = [signature.Inputs(i) for i in range(signature.InputsLength())]
         outs = [signature.Outputs(i) for i in range(signature.OutputsLength())]
-        return [(_text(m.Name()), m.TensorIndex()) for m in ins], [(_text(m.Name()), m.TensorIndex()) for m in outs]
+        return [(text(m.Name()), m.TensorIndex()) for m in ins], [(text(m.Name()), m.TensorIndex()) for m in outs]
     numbers = [graph.Inputs(i) for i in range(graph.InputsLength())]
     results = [graph.Outputs(i) for i in range(graph.OutputsLength())]
-    return [(_text(graph.Tensors(i).Name()), i) for i in numbers], [
-        (_text(graph.Tensors(i).Name()), i) for i in results
-    ]
+    return [(text(graph.Tensors(i).Name()), i) for i in numbers], [(text(graph.Tensors(i).Name()), i) for i in results]
 
 
 def _tensor(tensor: Any, name: str) -> TensorFacts:
@@ -249,10 +247,11 @@ def _dtype(tensor: Any) -> str:
     return _names("TensorType")[tensor.Type()].lower()
 
 
-def _op_name(code: Any) -> str:
+def op_name(code: Any) -> str:
+    """The operator of an operator code; a custom one by its own name."""
     # The one-byte field overflowed at 127 operators; whichever of the two is larger is the true code.
     name = _names("BuiltinOperator")[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-    return _text(code.CustomCode()) if name == "CUSTOM" else name
+    return text(code.CustomCode()) if name == "CUSTOM" else name
 
 
 @lru_cache
@@ -262,5 +261,6 @@ def _names(enum: str) -> dict[int, str]:
     return {value: name for name, value in vars(getattr(schema, enum)).items() if isinstance(value, int)}
 
 
-def _text(raw: bytes | None) -> str:
+def text(raw: bytes | None) -> str:
+    """A name of the file."""
     return (raw or b"").decode("utf-8", "replace")

@@ -29,7 +29,7 @@ def predict(model: bytes | str | os.PathLike[str], inputs: Arrays) -> dict[str, 
         TfliteFileError: the file cannot be read or has no signature.
         DeviceError: the names or shapes of the inputs do not fit, or the runtime refuses the file.
     """
-    interpreter = _interpreter(model)
+    interpreter = load(model)
     runner = _runner(interpreter)
     feeds = _feeds(inputs, runner.get_input_details())
     collected: dict[str, list[np.ndarray]] = {}
@@ -59,7 +59,13 @@ def _real(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
     return ((values.astype(np.float32) - zero_point) * scale if scale else values).astype(np.float32)
 
 
-def _interpreter(model: bytes | str | os.PathLike[str]) -> Any:
+def load(model: bytes | str | os.PathLike[str]) -> Any:
+    """An interpreter with its tensors allocated, one thread.
+
+    Raises:
+        TfliteFileError: the file cannot be read.
+        DeviceError: the runtime refuses it.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     try:

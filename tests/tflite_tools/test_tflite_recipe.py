@@ -36,7 +36,7 @@ def test_a_recipe_passes_through():
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(RecipeError) as caught:
         get_recipe("itn8")
-    assert str(caught.value).startswith("There is no recipe 'itn8'. Did you mean 'int8'? Known: float32, int8")
+    assert str(caught.value).startswith("There is no recipe 'itn8'. Did you mean 'int8'? Known: float32, float16")
     assert isinstance(caught.value, (TfliteToolsError, ValueError))
 
 
