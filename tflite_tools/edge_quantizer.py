@@ -39,7 +39,8 @@ class Calibrated:
         module = _library()
         quantizer = module.quantizer.Quantizer(self.float_model, module.recipe.static_wi8_ai8())
         assert self.dataset is not None
-        # A list, since the library goes through it twice. One thread: the order of samples decides the moving averages, and results must repeat.
+        # A list, since the library goes through it twice. One thread: the order of samples decides the moving averages,
+        # and results must repeat.
         return quantizer.calibrate({_signature(self.float_model): list(self.dataset())}, num_threads=1)
 
     def quantize(self, recipe: Recipe, kept: Mapping[str, str] | None = None) -> bytes:

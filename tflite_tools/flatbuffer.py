@@ -157,7 +157,7 @@ def op_outputs(data: bytes) -> list[str]:
 
     graph = schema.Model.GetRootAs(data, 0).Subgraphs(0)
     ops = (graph.Operators(index) for index in range(graph.OperatorsLength()))
-    return [_text(graph.Tensors(op.Outputs(0)).Name()) if op.OutputsLength() else "" for op in ops]
+    return [text(graph.Tensors(op.Outputs(0)).Name()) if op.OutputsLength() else "" for op in ops]
 
 
 def _buffer_lengths(model: Any, size: int) -> Iterator[int]:
