@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from keras_qcqp.limits.budget import Budget as Budget
     from keras_qcqp.limits.costs import CostModel as CostModel
     from keras_qcqp.limits.costs import LayerCost as LayerCost
+    from keras_qcqp.limits.latency_limit import LatencyLimit as LatencyLimit
     from keras_qcqp.limits.widths import Widths as Widths
     from keras_qcqp.plan import LayerPlan as LayerPlan
     from keras_qcqp.plan import Plan as Plan
@@ -86,6 +87,7 @@ _HOMES = {
     "resources": ["measure"],
     "rules": ["register_rule"],
     "solvers": ["solve", "solve_path"],
+    "limits.latency_limit": ["LatencyLimit"],
     "limits.widths": ["Widths"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -170,7 +170,10 @@ def _recounted(job: Job, found: Found, smaller: keras.Model) -> dict[str, int]:
     narrow tensors may make an operator superfluous, and around operators of which nothing is known the order of
     execution may be foretold differently for the rebuilt model.
     """
-    promised, counted = found.solution.usage, job.meter.usage(couple(read(smaller)).unpruned, job.asked)
+    promised = found.solution.usage
+    counted = job.meter.usage(couple(read(smaller)).unpruned, job.asked, timed=not found.gone)
+    if found.gone:  # which of the measured operators are left is not told by the rebuilt model
+        counted |= {limit.key: promised[limit.key] for limit in job.asked.latencies}
     bounded = tuple(promised) if found.gone else _BOUNDS if found.coupling.bounded else ()
     for name, value in promised.items():
         plain = name.partition("[")[0]

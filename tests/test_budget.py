@@ -15,7 +15,7 @@ from keras_qcqp.errors import BudgetError
 from keras_qcqp.limits.budget import Budget, Limit
 
 ORIGINAL = {"macs": 1_000_001, "params": 5000, "weight_bytes": 20_000, "activation_bytes": 777}
-KNOWN = "Known: activation_bytes, flops, macs, params, peak_bytes, tflite_bytes, weight_bytes."
+KNOWN = "Known: activation_bytes, flops, latency_ms, macs, params, peak_bytes, tflite_bytes, weight_bytes."
 HOW = (
     "Write name=value, for example 'macs=0.5,params=0.6', or pattern:name=value for some layers, for example "
     "'stage3/*:params=0.4'."
@@ -162,7 +162,7 @@ def test_an_empty_budget_is_refused(budget):
         Budget.of(budget)
     assert str(caught.value) == (
         "The budget is empty. Give at least one of macs, flops, params, weight_bytes, activation_bytes, peak_bytes, "
-        "tflite_bytes, for example macs=0.5."
+        "tflite_bytes, latency_ms, for example macs=0.5."
     )
 
 

@@ -20,6 +20,7 @@ from keras_qcqp.finetuning.tune import FinetuneResult, finetune
 from keras_qcqp.graph import read
 from keras_qcqp.legacy import modern
 from keras_qcqp.limits.budget import Budget, Limit
+from keras_qcqp.limits.latency_limit import LatencyLimit
 from keras_qcqp.limits.meter import Meter
 from keras_qcqp.plan import Plan
 from keras_qcqp.pruning import PruneResult, prune
@@ -169,10 +170,13 @@ class _Gauge:
         values = {key: _asked(limit, used[key]) for key, limit in limits.items()}
         scopes: dict[str, dict[str, float]] = {}
         plain, costs = dict[str, float](), dict[str, float]()
+        latencies = [limit.tightened(limits[limit.key], used[limit.key]) for limit in self.budget.latencies]
         for limit in self.budget.asked():
+            if isinstance(limit, LatencyLimit):
+                continue
             place = _place(limit, plain, costs, scopes, self.meter.names)
             place[limit.resource] = values[limit.key]
-        return Budget(**plain, costs=costs, layers=scopes)
+        return Budget(latency_ms=latencies, **plain, costs=costs, layers=scopes)
 
 
 def _asked(limit: int, used: int) -> float:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_qcqp.errors import BudgetError, did_you_mean
+from keras_qcqp.limits.latency_limit import LatencyLimit
 
 _ALIASES = {"flops": ("macs", 2)}  # 1 multiply-accumulate = 2 floating-point operations
 _PER_LAYER = ("macs", "flops", "params", "weight_bytes", "activation_bytes")
-_GROUPS = ("costs", "layers")  # fields that are no limits themselves, but hold some
+_GROUPS = ("costs", "layers", "latency_ms")  # fields that are no limits themselves, but hold some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Budget:
         activation_bytes: bytes of all layer outputs for one sample, summed.
         peak_bytes: the most bytes of activations alive at once while the `.tflite` file runs.
         tflite_bytes: size of the `.tflite` file.
+        latency_ms: a `LatencyLimit`, or one for each device.
         costs: name of a `CostModel` -> limit.
         layers: pattern over layer paths, such as "stage3/*" -> limits of what the matching layers use together;
             fractions are of what the same layers used before.
@@ -89,6 +91,7 @@ class Budget:
     activation_bytes: float | None = None
     peak_bytes: float | None = None
     tflite_bytes: float | None = None
+    latency_ms: LatencyLimit | Sequence[LatencyLimit] | None = None
     costs: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
     layers: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict, hash=False)
 
@@ -101,18 +104,25 @@ class Budget:
             raise BudgetError(f"A cost model may not be called '{clash[0]}': that name has a meaning of its own.")
         object.__setattr__(self, "costs", {name: _number(name, v) for name, v in self.costs.items() if v is not None})
         object.__setattr__(self, "layers", _scopes(self.layers))
+        object.__setattr__(self, "latency_ms", _latencies(self.latency_ms))
         if not self.asked():
-            raise BudgetError(f"The budget is empty. Give at least one of {', '.join(_NAMES)}, for example macs=0.5.")
+            raise BudgetError(f"The budget is empty. Give at least one of {', '.join(_KNOWN)}, for example macs=0.5.")
 
-    def asked(self) -> tuple[Limit, ...]:
+    def asked(self) -> tuple[Limit | LatencyLimit, ...]:
         """The limits that are set."""
         return tuple(self._asked())
 
-    def _asked(self) -> Iterator[Limit]:
+    @property
+    def latencies(self) -> tuple[LatencyLimit, ...]:
+        """The limits of latencies, one for each file."""
+        return tuple(self.latency_ms or ())  # type: ignore[arg-type]
+
+    def _asked(self) -> Iterator[Limit | LatencyLimit]:
         yield from (Limit(name, getattr(self, name)) for name in _NAMES if getattr(self, name) is not None)
         yield from (Limit(name, value) for name, value in self.costs.items())
         for pattern, named in self.layers.items():
             yield from (Limit(name, value, pattern) for name, value in named.items())
+        yield from self.latencies
 
     @classmethod
     def of(cls, budget: Budget | Mapping[str, Any] | str, costs: Collection[str] = ()) -> Budget:
@@ -145,7 +155,7 @@ class Budget:
         for name, value in budget.items():
             if name in costs:
                 fields["costs"][name] = value
-            elif name in _NAMES or name == "layers":
+            elif name in _KNOWN or name == "layers":
                 fields[name] = value
             elif name != "costs":
                 raise BudgetError(_unknown(name, costs))
@@ -168,10 +178,11 @@ class Budget:
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Budget) if field.name not in _GROUPS)
+_KNOWN = (*_NAMES, "latency_ms")
 
 
 def _unknown(name: object, costs: Collection[str] = ()) -> str:
-    return f"Unknown budget '{name}'. {did_you_mean(str(name), [*_NAMES, *costs])}"
+    return f"Unknown budget '{name}'. {did_you_mean(str(name), [*_KNOWN, *costs])}"
 
 
 def _number(name: str, value: object) -> float:
@@ -187,6 +198,19 @@ def _number(name: str, value: object) -> float:
             "absolute limit."
         )
     return value if isinstance(value, int) else size
+
+
+def _latencies(given: Any) -> tuple[LatencyLimit, ...] | None:
+    """One limit for each file, or None; a single one need not be a list."""
+    if given is None:
+        return None
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    found = tuple(LatencyLimit.of(limit) for limit in (given if several else (given,)))
+    keys = [limit.key for limit in found]
+    twice = [limit for limit in found if keys.count(limit.key) > 1]
+    if twice:
+        raise BudgetError(f"Two latency limits are called '{twice[0].key}'. Give their files different names.")
+    return found or None
 
 
 def _scopes(layers: object) -> dict[str, dict[str, float]]:
@@ -210,7 +234,7 @@ def _scopes(layers: object) -> dict[str, dict[str, float]]:
 
 
 def _not_per_layer(pattern: str, name: object) -> str:
-    if name in _NAMES:
+    if name in _KNOWN:
         return f"Budget {pattern}:{name}: '{name}' is not a sum over layers. Limit {', '.join(_PER_LAYER)} for layers."
     return f"Budget {pattern}:{name}: '{name}' cannot be limited for layers. {did_you_mean(str(name), _PER_LAYER)}"
 
@@ -219,6 +243,9 @@ def _parse(text: str) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         left, equals, value = (p.strip() for p in part.rpartition("="))
+        if left == "latency_ms":
+            parsed.setdefault("latency_ms", []).append(LatencyLimit.of(value))
+            continue
         number = _read_number(value)
         if not equals or number is None:
             raise BudgetError(

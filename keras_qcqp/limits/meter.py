@@ -10,7 +10,7 @@ import numpy as np
 from keras_qcqp import resources
 from keras_qcqp.coupling import Coupling
 from keras_qcqp.errors import BudgetError
-from keras_qcqp.limits import costs
+from keras_qcqp.limits import costs, latency
 from keras_qcqp.limits.budget import Budget, Limit
 from keras_qcqp.limits.costs import CostModel
 from keras_qcqp.limits.patterns import matching
@@ -49,6 +49,7 @@ class Meter:
             BudgetError: a budget asks for what cannot be counted, or for layers that do not exist.
         """
         counted = [self._in_words(r) for r in resources.count_all(coupling, self.recipe)]
+        counted += [latency.as_resource(coupling, limit) for limit in budget.latencies]
         known = {r.name for r in counted}
         for limit in budget.asked():
             if limit.pattern is None and limit.name not in self.names and limit.resource not in known:
@@ -74,11 +75,17 @@ class Meter:
         inside = set(matching(limit.pattern or "*", layers, f"Budget {limit}"))
         return (t for t in resources.COUNTERS[limit.resource][1](coupling, self.recipe) if t.node.layer in inside)
 
-    def usage(self, coupling: Coupling, budget: Budget) -> dict[str, int]:
-        """Resource name -> what a network costs as it stands; counted term by term, not over masks."""
+    def usage(self, coupling: Coupling, budget: Budget, timed: bool = True) -> dict[str, int]:
+        """Resource name -> what a network costs as it stands; counted term by term, not over masks.
+
+        Args:
+            timed: latencies too.
+        """
         full = np.ones(len(coupling.mask_of), bool)
         found = {r.name: r.usage([m.size for m in coupling.masks]) for r in resources.count_all(coupling, self.recipe)}
         found |= {m.name: m.constant + sum(costs.by_layer(coupling, m, full).values()) for m in self.models}
+        for device in budget.latencies if timed else ():
+            found[device.key] = device.load().constant + sum(latency.by_layer(coupling, device, full).values())
         return found | {x.key: sum(t.value(full) for t in self._terms(coupling, x)) for x in _scopes(budget)}
 
     def by_layer(self, coupling: Coupling, budget: Budget, key: str, alive: np.ndarray) -> dict[str, int]:
@@ -86,6 +93,9 @@ class Meter:
         for model in self.models:
             if model.name == key:
                 return costs.by_layer(coupling, model, alive)
+        for device in budget.latencies:
+            if device.key == key:
+                return latency.by_layer(coupling, device, alive)
         for limit in _scopes(budget):
             if limit.key == key:
                 shares: dict[str, int] = {}
@@ -97,4 +107,5 @@ class Meter:
 
 def _scopes(budget: Budget) -> list[Limit]:
     """One limit for each resource over some layers."""
-    return list({limit.key: limit for limit in budget.asked() if limit.pattern is not None}.values())
+    scoped = (limit for limit in budget.asked() if isinstance(limit, Limit) and limit.pattern is not None)
+    return list({limit.key: limit for limit in scoped}.values())

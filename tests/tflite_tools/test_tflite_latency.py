@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from staircase import Steps
 
 from tflite_tools import FitOptions, LatencyModel, ProfileError, fit_latency
 from tflite_tools.latency.axes import axes_of
@@ -19,33 +20,6 @@ from tflite_tools.latency.networks import Resizable
 
 MODELS = ("tiny_int8", "tiny_f32", "grouped_transposed_int8", "conv3x3_in32_out17_int8", "two_inputs_f32")
 QUICK = FitOptions(num_calibration=2, num_held_out=4)  # fake devices do not look at the time
-
-
-class Steps:
-    """A device that works on 4 inputs and 8 outputs at once, and needs a microsecond for each call of a model."""
-
-    name, num_threads, deterministic = "steps", 1, True
-
-    def __init__(self, patience: int = 10**9) -> None:
-        self.patience, self.asked = patience, []
-
-    def costs(self, models, seconds):
-        if self.patience <= 0:
-            raise KeyboardInterrupt
-        self.patience -= 1
-        self.asked += models
-        return {name: 0.001 + sum(map(self.cost, *self.widths(data))) for name, data in models.items()}
-
-    def widths(self, data):
-        graph = read_graph(data)
-        axes = [axes_of(graph, op) for op in graph.ops]
-        return [a.given or 0 for a in axes], [a.made or 0 for a in axes]
-
-    def cost(self, given, made):
-        return 0.002 + 0.0005 * (-(-made // 8)) * (1 + -(-given // 4))
-
-    def environment(self):
-        return {"cpu": "none"}
 
 
 def run(data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,12 @@ Widths = tuple[int | None, int | None]
 
 @dataclass(frozen=True)
 class Use:
-    """One operator of a network: its geometry's number, and its widths as they are."""
+    """One operator of a network: its geometry's number, its widths as they are, how many positions its output has."""
 
     kind: str
     row: int
     widths: Widths
+    positions: int = 1
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,15 @@ def geometries(graph: FlatGraph) -> tuple[tuple[Geometry, ...], tuple[Use, ...]]
         found.setdefault(_key(graph, op, axes), []).append((number, axes))
     rows = tuple(_geometry(graph, key, members) for key, members in found.items())
     uses = {
-        number: Use(graph.ops[number].kind, row, (axes.given, axes.made))
+        number: Use(graph.ops[number].kind, row, (axes.given, axes.made), _positions(graph, graph.ops[number]))
         for row, members in enumerate(found.values())
         for number, axes in members
     }
     return rows, tuple(uses[number] for number in range(len(graph.ops)))
+
+
+def _positions(graph: FlatGraph, op: FlatOp) -> int:
+    return math.prod(graph.tensors[op.outputs[0]].shape[:-1])
 
 
 def _geometry(graph: FlatGraph, key: str, members: list[tuple[int, Axes]]) -> Geometry:

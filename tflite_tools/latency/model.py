@@ -132,7 +132,7 @@ class LatencyModel:
         plain |= {
             "environment": dict(self.environment),
             "settings": dict(self.settings),
-            "ops": [[op.kind, op.row, *op.widths] for op in self.ops],
+            "ops": [[op.kind, op.row, *op.widths, op.positions] for op in self.ops],
             "rows": [row.to_dict() for row in self.rows],
             "whole": {name: dataclasses.asdict(found) for name, found in self.whole.items()},
             "wholes": self.wholes.tolist(),
@@ -155,7 +155,7 @@ class LatencyModel:
             raise ProfileError(f"The latency file has format {found!r}, expected '{FORMAT}'. Fit again.")
         stored.pop("unit", None)
         try:
-            stored["ops"] = tuple(Use(kind, int(row), (a, b)) for kind, row, a, b in stored["ops"])
+            stored["ops"] = tuple(Use(kind, int(row), (a, b), int(n)) for kind, row, a, b, n in stored["ops"])
             stored["rows"] = tuple(Row.from_dict(row) for row in stored["rows"])
             stored["whole"] = {name: Quality(**q) for name, q in stored["whole"].items()}
             stored["wholes"] = np.asarray(stored["wholes"], np.float64).reshape(-1, 2)
