@@ -133,7 +133,7 @@ def test_one_below_the_original_is_a_budget():
         ("flop=0.5", f"Unknown budget 'flop'. Did you mean 'flops'? {KNOWN}"),
         ("weights_bytes=0.5", f"Unknown budget 'weights_bytes'. Did you mean 'weight_bytes'? {KNOWN}"),
         ("=0.5", f"Unknown budget ''. {KNOWN}"),
-        ({"latency": 0.5}, f"Unknown budget 'latency'. {KNOWN}"),
+        ({"latency": 0.5}, f"Unknown budget 'latency'. Did you mean 'latency_ms'? {KNOWN}"),
         ({1: 0.5}, f"Unknown budget '1'. {KNOWN}"),
         ("macs", f"Cannot read budget 'macs'. {HOW}"),
         ("macs=", f"Cannot read budget 'macs='. {HOW}"),

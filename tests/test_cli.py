@@ -244,7 +244,7 @@ REFUSED_AT_ONCE = [
     ((*GOOD, "--report_output=/proc/r.txt"), "Cannot write '/proc/r.txt': no file can be created in '/proc' ("),
     (
         (GOOD[0], "--budget=mac=0.5", GOOD[2]),
-        "Unknown budget 'mac'. Did you mean 'macs'? Known: activation_bytes, flops, macs, params, peak_bytes, ",
+        "Unknown budget 'mac'. Did you mean 'macs'? Known: activation_bytes, flops, latency_ms, macs, params, ",
     ),
     ((GOOD[0], "--budget=macs=nan", GOOD[2]), "Budget macs=nan must be finite and above 0"),
     ((GOOD[0], "--budget=", GOOD[2]), "The budget is empty."),
