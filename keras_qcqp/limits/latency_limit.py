@@ -6,10 +6,12 @@ import dataclasses
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_qcqp.errors import BudgetError
-from keras_qcqp.limits.latency_file import LatencyFile, load_latency
+
+if TYPE_CHECKING:
+    from keras_qcqp.limits.latency_file import LatencyFile
 
 NAME = "latency_ms"
 _HOW = "Write LatencyLimit('latency.json', ms=4.0) or LatencyLimit('latency.json', fraction=0.5)."
@@ -120,6 +122,8 @@ class LatencyLimit:
         Raises:
             BudgetError: it is missing or damaged.
         """
+        from keras_qcqp.limits.latency_file import load_latency  # NumPy is not for `--help`
+
         return load_latency(self.path)
 
     def __str__(self) -> str:
