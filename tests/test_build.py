@@ -14,7 +14,12 @@ ONE_DOOR = {
     "ethosu": {"tflite_tools.devices.vela_worker"},
     "jax": {"keras_qcqp.gradients"},
     "ortools": {"keras_qcqp.solvers.cpsat"},
-    "tensorflow": {"keras_qcqp.gradients", "tflite_tools.keras_models", "tflite_tools.tensorflow_engine"},
+    "tensorflow": {
+        "keras_qcqp.gradients",
+        "tflite_tools.gpu_worker",
+        "tflite_tools.keras_models",
+        "tflite_tools.tensorflow_engine",
+    },
     "ai_edge_quantizer": {"tflite_tools.edge_quantizer"},
     "tf_keras": {"keras_qcqp.legacy.files"},
     "torch": {"keras_qcqp.gradients"},

@@ -160,6 +160,22 @@ def op_outputs(data: bytes) -> list[str]:
     return [text(graph.Tensors(op.Outputs(0)).Name()) if op.OutputsLength() else "" for op in ops]
 
 
+def activation_lifetimes(data: bytes) -> tuple[Lifetime, ...]:
+    """Of every activation of the main graph, inputs first; operators are counted from 0."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(data, 0)
+    return _lifetimes(model, model.Subgraphs(0))
+
+
+def tensor_bytes(data: bytes) -> list[int]:
+    """What each tensor of the main graph holds, by its shape and data type."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = schema.Model.GetRootAs(data, 0).Subgraphs(0)
+    return [_bytes(graph.Tensors(index)) for index in range(graph.TensorsLength())]
+
+
 def _buffer_lengths(model: Any, size: int) -> Iterator[int]:
     for index in range(model.BuffersLength()):
         buffer = model.Buffers(index)

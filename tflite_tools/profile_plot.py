@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tflite_tools.errors import ProfileError
 from tflite_tools.profiles import Profile
@@ -26,13 +26,15 @@ def plot_ops(profiles: Sequence[Profile]) -> bytes:
     for profile in profiles:
         if not profile.ops:
             raise ProfileError(f"Profile '{profile.name}' has no times of operators. Measure with per_op.")
-    panels = [_bars(profile) for profile in profiles]
+    kinds = dict.fromkeys(op.kind for profile in profiles for op in profile.ops)
+    colours = {kind: f"C{number % 10}" for number, kind in enumerate(kinds)}
+    panels = [_bars(profile, colours) for profile in profiles]
     heights = [len(bars) for bars in panels]
     figure = Figure(figsize=(_INCHES_WIDE, _INCHES_PER_BAR * sum(heights) + 0.9 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, profile, bars in zip(axes, profiles, panels, strict=True):
-        labels, times, colours = zip(*bars, strict=True)
-        axis.barh(range(len(bars)), times, color=colours)
+        labels, times, fills = zip(*bars, strict=True)
+        axis.barh(range(len(bars)), times, color=fills)
         axis.set_yticks(range(len(bars)), labels, fontsize=7)
         axis.invert_yaxis()
         axis.set_title(f"{profile.name}: {profile.latency_ms:.4g} ms on {profile.device}", fontsize=9, loc="left")
@@ -46,12 +48,11 @@ def plot_ops(profiles: Sequence[Profile]) -> bytes:
     return stream.getvalue()
 
 
-def _bars(profile: Profile) -> list[tuple[str, float, str]]:
-    """(label, ms, colour); a colour for each kind of operator."""
+def _bars(profile: Profile, colours: Mapping[str, str]) -> list[tuple[str, float, str]]:
+    """(label, ms, colour)."""
     total = sum(op.ms for op in profile.ops)
-    kinds = {kind: f"C{number % 10}" for number, kind in enumerate(dict.fromkeys(op.kind for op in profile.ops))}
     shown = [op for op in profile.ops if op.ms >= _SMALLEST_SHARE * total]
-    bars = [(_escaped(op.kind), op.ms, kinds[op.kind]) for op in shown]
+    bars = [(_escaped(op.kind), op.ms, colours[op.kind]) for op in shown]
     rest = total - sum(op.ms for op in shown)
     count = len(profile.ops) - len(shown)
     return [*bars, (f"{count} others", rest, "0.7")] if count else bars

@@ -147,7 +147,7 @@ def test_models_of_one_name_keep_their_paths():
     }
 
 
-@pytest.mark.parametrize("module", ["convert_main", "profile_main"])
+@pytest.mark.parametrize("module", ["convert_main", "devices_main", "facts_main", "profile_main"])
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
 def test_help_shows_examples_and_flags_and_loads_nothing_heavy(run_python, module, flag):
     code = (
@@ -158,8 +158,8 @@ def test_help_shows_examples_and_flags_and_loads_nothing_heavy(run_python, modul
     )
     process = run_python("-c", code)
     assert (process.returncode, process.stderr) == (0, "")
-    assert f"python -m tflite_tools.{module} --model=" in process.stdout
-    assert "--model: " in process.stdout
+    assert f"python -m tflite_tools.{module} --" in process.stdout
+    assert "--output: " in process.stdout
     assert process.stdout.endswith("LOADED []\n")
 
 

@@ -36,12 +36,23 @@ def measure_ops(
     Raises:
         DeviceError: neither way works for this model.
     """
+    try:
+        return profiled_ops(data, options, delegate), PROFILER, (_PROFILER_NOTE,)
+    except DeviceError as error:
+        return _sliced(name, data, options, profile), SLICES, (_SLICES_NOTE.format(error),)
+
+
+def profiled_ops(data: bytes, options: TimingOptions, delegate: str) -> Rows:
+    """Rows from the profiler; of those with a node, the operator ran in a plain kernel.
+
+    Raises:
+        DeviceError: the profiler is not available, or ended badly.
+    """
     outcome = _ask("ops", data, options, delegate)
     answer = outcome.answers[0] if outcome.answers and not outcome.fault else {}
-    if "rows" in answer:
-        return _profiled(data, answer["rows"]), PROFILER, (_PROFILER_NOTE,)
-    why = answer.get("unavailable") or f"it {outcome.fault}"
-    return _sliced(name, data, options, profile), SLICES, (_SLICES_NOTE.format(why),)
+    if "rows" not in answer:
+        raise DeviceError(answer.get("unavailable") or f"it {outcome.fault}")
+    return _profiled(data, answer["rows"])
 
 
 def measure_memory(data: bytes, options: TimingOptions, delegate: str) -> tuple[int | None, tuple[str, ...]]:
