@@ -72,6 +72,7 @@ setup(
         "console_scripts": [
             "keras_qcqp_finetune = keras_qcqp.finetune_main:run",
             "keras_qcqp_prune = keras_qcqp.prune_main:run",
+            "keras_qcqp_taper = keras_qcqp.taper_main:run",
             "tflite_convert = tflite_tools.convert_main:run",
             "tflite_devices = tflite_tools.devices_main:run",
             "tflite_facts = tflite_tools.facts_main:run",

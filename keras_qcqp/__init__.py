@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from keras_qcqp.rules import register_rule as register_rule
     from keras_qcqp.solvers import solve as solve
     from keras_qcqp.solvers import solve_path as solve_path
+    from keras_qcqp.tapering.taper import TaperResult as TaperResult
+    from keras_qcqp.tapering.taper import taper as taper
 
 __version__ = "0.1.0"
 
@@ -89,6 +91,7 @@ _HOMES = {
     "solvers": ["solve", "solve_path"],
     "limits.latency_limit": ["LatencyLimit"],
     "limits.widths": ["Widths"],
+    "tapering.taper": ["TaperResult", "taper"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

@@ -27,10 +27,10 @@ from typing import Any
 from absl import flags
 
 from keras_qcqp.command_line import Command, StoppedError, UsageError, silent, teller
-from keras_qcqp.data_files import load_examples
 from keras_qcqp.errors import FileError
 from keras_qcqp.files import check_writable, replacing
 from keras_qcqp.model_io import load_model
+from keras_qcqp.training_flags import define_training_flags, training_arrays, training_settings
 
 _FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", "", "The .keras (or .h5) file to fine-tune.", flag_values=_FLAGS)
@@ -41,28 +41,7 @@ _TEACHER = flags.DEFINE_string(
 )
 _BUDGET = flags.DEFINE_string("budget", None, "Prune to this in steps first, for example macs=0.4.", flag_values=_FLAGS)
 _STEPS = flags.DEFINE_integer("steps", 3, "Steps of pruning and training; with --budget.", flag_values=_FLAGS)
-_EPOCHS = flags.DEFINE_integer("epochs", 10, "Passes over the training data, in each step.", flag_values=_FLAGS)
-_LEARNING_RATE = flags.DEFINE_float(
-    "learning_rate", 0.01, "The highest; it falls to zero along half a cosine.", flag_values=_FLAGS
-)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples of a step.", flag_values=_FLAGS)
-_WARMUP_EPOCHS = flags.DEFINE_float(
-    "warmup_epochs", 0.0, "How long the learning rate rises before it falls.", flag_values=_FLAGS
-)
-_WEIGHT_DECAY = flags.DEFINE_float(
-    "weight_decay", 1e-3, "Share of each kernel that goes with a step, times the learning rate.", flag_values=_FLAGS
-)
-_DISTILLATION_WEIGHT = flags.DEFINE_float(
-    "distillation_weight", 0.5, "Share of the loss that is imitation of --teacher.", flag_values=_FLAGS
-)
-_TEMPERATURE = flags.DEFINE_float(
-    "temperature", 4.0, "Softens both outputs before they are compared.", flag_values=_FLAGS
-)
-_KEEP = flags.DEFINE_string("keep", "last", "Weights of the last epoch, or of the best one.", flag_values=_FLAGS)
-_MIXED_PRECISION = flags.DEFINE_string(
-    "mixed_precision", "", "Compute in bfloat16 or float16; the file keeps its dtypes.", flag_values=_FLAGS
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the order of samples and of dropout.", flag_values=_FLAGS)
+_TRAINING = define_training_flags(_FLAGS)
 _CHECKPOINT_DIR = flags.DEFINE_string(
     "checkpoint_dir", None, "Where the state is kept after each epoch.", flag_values=_FLAGS
 )
@@ -72,17 +51,6 @@ _HISTORY_OUTPUT = flags.DEFINE_string(
     "history_output", None, "Where to write all numbers of all epochs (.json).", flag_values=_FLAGS
 )
 _QUIET = flags.DEFINE_bool("quiet", False, "No progress and no result on the terminal.", flag_values=_FLAGS)
-_SETTINGS = (
-    _EPOCHS,
-    _LEARNING_RATE,
-    _BATCH_SIZE,
-    _WARMUP_EPOCHS,
-    _WEIGHT_DECAY,
-    _DISTILLATION_WEIGHT,
-    _TEMPERATURE,
-    _KEEP,
-    _SEED,
-)
 
 
 def _run() -> None:
@@ -95,8 +63,8 @@ def _run() -> None:
     if _BUDGET.value and _TEACHER.value:
         raise UsageError("With --budget the teacher is --model itself: leave --teacher out.")
     say = teller(_QUIET.value)
-    settings = _settings()
-    training, validation = _load_data(_DATA.value)
+    settings = training_settings(_TRAINING)
+    training, validation = training_arrays(_DATA.value)
     say(f"loading {_MODEL.value}")
     model = load_model(_MODEL.value)
     teacher = load_model(_TEACHER.value) if _TEACHER.value else None
@@ -111,22 +79,6 @@ def _run() -> None:
         raise StoppedError(f"{result}; wrote the best model so far to '{_OUTPUT.value}'")
     if not _QUIET.value:
         print(result)
-
-
-def _settings() -> dict[str, Any]:
-    """Checked before the data is read; importing the settings does not import Keras."""
-    from keras_qcqp.finetuning.settings import FinetuneSettings
-
-    given = {flag.name: flag.value for flag in _SETTINGS} | {"mixed_precision": _MIXED_PRECISION.value or False}
-    FinetuneSettings.of(given)
-    return given
-
-
-def _load_data(path: str) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
-    """Training and validation arrays; nothing in the file is executed."""
-    arrays = load_examples(path, ("x_train", "y_train"))
-    validation = (arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
-    return (arrays["x_train"], arrays["y_train"]), validation
 
 
 def _finetune(

@@ -17,8 +17,17 @@ Loss = Callable[[Any, Any], Any]
 Gradients = Callable[[Sequence[np.ndarray], Any], list[np.ndarray]]
 """(inputs, labels) -> gradient of each variable."""
 
+LossAndGradients = Callable[[Sequence[np.ndarray], Any], tuple[float, list[np.ndarray]]]
+"""(inputs, labels) -> loss, and its gradient by each variable."""
+
 
 def gradients_of(model: keras.Model, loss: Loss, variables: Sequence[Any]) -> Gradients:
+    """`loss_and_gradients_of` without the loss."""
+    both = loss_and_gradients_of(model, loss, variables)
+    return lambda inputs, labels: both(inputs, labels)[1]
+
+
+def loss_and_gradients_of(model: keras.Model, loss: Loss, variables: Sequence[Any]) -> LossAndGradients:
     """A function that differentiates the loss of one batch, in inference mode (batch norms use what they have learnt).
 
     Args:
@@ -34,12 +43,14 @@ def gradients_of(model: keras.Model, loss: Loss, variables: Sequence[Any]) -> Gr
         )
     compute = _MAKERS[backend](model, loss, list(variables))
 
-    def gradients(inputs: Sequence[np.ndarray], labels: Any) -> list[np.ndarray]:
+    def both(inputs: Sequence[np.ndarray], labels: Any) -> tuple[float, list[np.ndarray]]:
         tensors = [keras.ops.convert_to_tensor(x) for x in inputs]
         given = keras.tree.map_structure(lambda y: None if y is None else keras.ops.convert_to_tensor(y), labels)
-        return [np.asarray(keras.ops.convert_to_numpy(g), np.float32) for g in compute(tensors, given)]
+        value, found = compute(tensors, given)
+        gradients = [np.asarray(keras.ops.convert_to_numpy(g), np.float32) for g in found]
+        return float(keras.ops.convert_to_numpy(value)), gradients
 
-    return gradients
+    return both
 
 
 @contextlib.contextmanager
@@ -64,7 +75,7 @@ def _tensorflow(model: keras.Model, loss: Loss, variables: list[Any]) -> Callabl
             tape.watch(watched)
             value = loss(labels, model(_entering(model, tensors), training=False))
         found = tape.gradient(value, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return [tf.convert_to_tensor(g) for g in found]
+        return value, [tf.convert_to_tensor(g) for g in found]
 
     return compute
 
@@ -86,7 +97,7 @@ def _jax(model: keras.Model, loss: Loss, variables: list[Any]) -> Callable[..., 
         )
         return loss(labels, outputs)
 
-    differentiate = jax.jit(jax.grad(value))
+    differentiate = jax.jit(jax.value_and_grad(value))
 
     def compute(tensors: Any, labels: Any) -> Any:
         fixed = [v.value for v in every]
@@ -110,7 +121,7 @@ def _torch(model: keras.Model, loss: Loss, variables: list[Any]) -> Callable[...
         finally:
             for w, flag in zip(watched, flags, strict=True):
                 w.requires_grad_(flag)
-        return [torch.zeros_like(w) if g is None else g for g, w in zip(found, watched, strict=True)]
+        return value.detach(), [torch.zeros_like(w) if g is None else g for g, w in zip(found, watched, strict=True)]
 
     return compute
 

@@ -17,7 +17,7 @@ from finetune_run import network, options, samples
 
 import keras_qcqp
 from keras_qcqp.errors import FileError, ModelError, TrainingError
-from keras_qcqp.finetuning import checkpoint, recorder, tune
+from keras_qcqp.finetuning import checkpoint, recorder, running
 from keras_qcqp.finetuning.settings import FinetuneSettings
 
 L = keras.layers
@@ -250,7 +250,7 @@ def test_ctrl_c_in_the_first_epoch_is_ctrl_c(monkeypatch):
 @pytest.mark.parametrize(("asked", "policy"), [(True, "mixed_bfloat16"), ("float16", "mixed_float16")])
 def test_mixed_precision_is_for_the_training_copy_only(asked, policy):
     model = network()
-    copy = tune._training_copy(model, FinetuneSettings(mixed_precision=asked))
+    copy = running._training_copy(model, FinetuneSettings(mixed_precision=asked))
     assert [copy.get_layer(n).dtype_policy.name for n in ("conv", "bn", "logits")] == [policy, policy, "float32"]
     given = {**options(), "epochs": 1, "mixed_precision": asked}
     if asked == "float16":
@@ -315,7 +315,7 @@ def test_models_that_cannot_be_trained_are_refused():
 
 
 def test_tensorboard_is_asked_for_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(tune.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(running.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TrainingError, match=r"^tensorboard_dir needs the package tensorboard. Install it: pip "):
         keras_qcqp.finetune(network(), samples(), tensorboard_dir=tmp_path / "x")
     assert not (tmp_path / "x").exists()

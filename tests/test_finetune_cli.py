@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -83,7 +84,7 @@ def test_with_a_budget_it_prunes_in_steps(command, tmp_path):
 def test_ctrl_c_writes_the_best_so_far(command, tmp_path, monkeypatch):
     def interrupted(model, data, **given):
         result = finetune(model, data, **given)
-        return tune.dataclasses.replace(result, interrupted=True)
+        return dataclasses.replace(result, interrupted=True)
 
     finetune = tune.finetune
     monkeypatch.setattr(tune, "finetune", interrupted)

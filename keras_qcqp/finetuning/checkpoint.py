@@ -35,6 +35,7 @@ class State:
         optimizer: its variables: steps, momenta, the scale of the loss.
         best_epoch: counted from 1.
         best: the student's variables after it.
+        companion: arrays of a callback that takes part in the run, by name.
     """
 
     history: Mapping[str, Sequence[float]]
@@ -42,6 +43,7 @@ class State:
     optimizer: Values
     best_epoch: int
     best: Values
+    companion: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def num_epochs(self) -> int:
@@ -79,6 +81,7 @@ def save(path: Path, state: State, run: Mapping[str, Any]) -> None:
     }
     parts = {"variables": state.variables, "optimizer": state.optimizer, "best": state.best}
     arrays: dict[str, Any] = {f"{part}_{k}": v for part, values in parts.items() for k, v in enumerate(values)}
+    arrays |= {f"companion_{name}": values for name, values in state.companion.items()}
     arrays["told"] = np.array(json.dumps(told))
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
@@ -98,7 +101,9 @@ def load(path: Path, run: Mapping[str, Any]) -> State | None:
     try:
         with np.load(path, allow_pickle=False) as pack:
             told = json.loads(str(pack["told"]))
-            parts = {part: _numbered(pack, part) for part in ("variables", "optimizer", "best")}
+            parts: dict[str, Any] = {part: _numbered(pack, part) for part in ("variables", "optimizer", "best")}
+            named = [name for name in pack.files if name.startswith("companion_")]
+            parts["companion"] = {name.removeprefix("companion_"): pack[name] for name in named}
         state = State(told["history"], best_epoch=told["best_epoch"], **parts)
         wrote = dict(told["run"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:

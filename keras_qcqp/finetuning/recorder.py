@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_qcqp.errors import TrainingError
 from keras_qcqp.finetuning import checkpoint
@@ -15,6 +16,18 @@ from keras_qcqp.finetuning.checkpoint import State, Values
 from keras_qcqp.finetuning.settings import FinetuneSettings
 
 Better = Callable[[float, float], bool]
+
+
+class Companion(keras.callbacks.Callback):
+    """A callback whose state belongs to that of the run: kept with each checkpoint, and set again by a resumed run."""
+
+    def kept(self) -> dict[str, np.ndarray]:
+        """All that it needs to go on."""
+        raise NotImplementedError
+
+    def restore(self, kept: Mapping[str, np.ndarray]) -> None:
+        """Goes on from there."""
+        raise NotImplementedError
 
 
 class Recorder(keras.callbacks.Callback):
@@ -25,6 +38,7 @@ class Recorder(keras.callbacks.Callback):
         variables, best: the student's variables after the last and after the best epoch.
         best_epoch: counted from 1.
         stopped: whether Ctrl-C came.
+        companion: another callback, whose state is kept along.
     """
 
     def __init__(
@@ -35,10 +49,12 @@ class Recorder(keras.callbacks.Callback):
         run: Mapping[str, Any],
         tell: Callable[[str], None],
         settings: FinetuneSettings,
+        companion: Companion | None = None,
     ) -> None:
         super().__init__()
         self._student, self._data, self._path, self._run = student, data, path, run
         self._tell, self._epochs = tell, settings.epochs
+        self.companion = companion
         self.history: dict[str, list[float]] = {}
         self.variables: Values = ()
         self.best: Values = ()
@@ -61,6 +77,8 @@ class Recorder(keras.callbacks.Callback):
         checkpoint.assign(optimizer.variables, state.optimizer)
         self.history = {name: list(values) for name, values in state.history.items()}
         self.variables, self.best, self.best_epoch = state.variables, state.best, state.best_epoch
+        if self.companion:
+            self.companion.restore(state.companion)
         self._tell(f"resumed after epoch {self.num_epochs} of {self._epochs}")
 
     def stop(self) -> None:
@@ -98,7 +116,8 @@ class Recorder(keras.callbacks.Callback):
             self.best, self.best_epoch = self.variables, self.num_epochs
         if self._path:
             optimizer = checkpoint.values_of(self.model.optimizer.variables)
-            state = State(self.history, self.variables, optimizer, self.best_epoch, self.best)
+            kept = self.companion.kept() if self.companion else {}
+            state = State(self.history, self.variables, optimizer, self.best_epoch, self.best, kept)
             checkpoint.save(self._path, state, self._run)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         self._tell(f"epoch {epoch + 1}/{self._epochs}: {shown}")

@@ -53,7 +53,7 @@ def find_readers(coupling: Coupling, network: Network) -> dict[int, MaskReaders]
                     continue
                 for mask in masks:
                     known[mask].append((reader, _rows(coupling, node, axis, mask)))
-    unknown |= _zeroed(coupling)
+    unknown |= zeroed_masks(coupling)
     return {
         number: MaskReaders(number not in unknown and number in known, tuple(known[number]))
         for number, mask in enumerate(coupling.masks)
@@ -72,7 +72,7 @@ def _rows(coupling: Coupling, node: Node, axis: Axis, mask: int) -> np.ndarray:
     return np.array([(np.arange(taps)[:, None] * len(ids) + p).ravel() for p in places], np.int64)
 
 
-def _zeroed(coupling: Coupling) -> set[int]:
+def zeroed_masks(coupling: Coupling) -> set[int]:
     """Masks that something reads without a kernel."""
     found = set[int]()
     for node in coupling.graph.nodes:

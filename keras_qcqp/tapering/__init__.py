@@ -1,0 +1,1 @@
+"""Pruning during training, under resources that shrink: gates, their motion, and the run."""
