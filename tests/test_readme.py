@@ -18,6 +18,14 @@ import keras_qcqp
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def block(text: str) -> str:
+    """The one Python example that holds a text."""
+    (found,) = (code for code in PYTHON if text in code)
+    return found
+
+
 FILES = sorted(set(re.findall(r"`((?:examples|tests|keras_qcqp|tflite_tools)/[\w/.]+)`", README)))
 SHELL = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 
@@ -33,9 +41,9 @@ def test_the_first_example_and_the_road_to_the_edge_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     samples = np.random.default_rng(0).normal(size=(60, 8, 8, 3)).astype("float32")
     names: dict[str, object] = {"samples": samples, "x_train": samples}
-    exec(PYTHON[0], names)
+    exec(block("resnet20_cifar10.keras"), names)
     assert keras_qcqp.measure(names["result"].model)["macs"] <= 0.5 * keras_qcqp.measure(model)["macs"]
-    exec(PYTHON[3], names)
+    exec(block("tflite_tools.convert"), names)
     assert len(names["outputs"]) == 1
 
 
@@ -47,10 +55,21 @@ def test_the_example_of_fine_tuning_runs(tmp_path, monkeypatch, capsys):
     names = {"keras_qcqp": keras_qcqp, "model": model, "result": result}
     names |= {"x_train": x, "y_train": y, "x_val": x, "y_val": y}
     monkeypatch.chdir(tmp_path)
-    exec(re.sub(r"epochs=\d+", "epochs=1", PYTHON[1]), names)
+    exec(re.sub(r"epochs=\d+", "epochs=1", block("keras_qcqp.finetune(")), names)
     assert "after the last" in capsys.readouterr().out
     assert keras.models.load_model("small.keras").output_shape == (None, 4)
     assert sorted(p.name for p in Path("steps").iterdir()) == ["step_1", "step_2", "step_3"]
+
+
+def test_the_example_of_tapering_runs(tmp_path, monkeypatch, capsys):
+    model = networks.shake(networks.chain())
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(64, 8, 8, 3)).astype("float32"), np.arange(64) % 4
+    names = {"keras_qcqp": keras_qcqp, "model": model, "x_train": x, "y_train": y}
+    monkeypatch.chdir(tmp_path)
+    exec(block("keras_qcqp.taper(").replace("epochs=30", "epochs=2, batch_size=8").replace("0.25", "0.5"), names)
+    assert keras_qcqp.measure(names["result"].model)["macs"] <= 0.5 * keras_qcqp.measure(model)["macs"]
+    assert capsys.readouterr().out.count("\n") == len(names["result"].points)
 
 
 def test_the_example_of_costs_runs():
@@ -61,18 +80,18 @@ def test_the_example_of_costs_runs():
     x = stage(keras.layers.Conv2D(16, 1, name="stem")(image))
     model = networks.shake(keras.Model(image, keras.layers.Dense(3, name="head")(keras.layers.Flatten()(x))))
     names: dict[str, object] = {"model": model}
-    exec(PYTHON[2], names)
+    exec(block("CostModel"), names)
     result, table = names["result"], names["table"]
     conv = result.model.get_layer("stage2").get_layer("conv1")
     assert result.solution.usage["latency_ns"] == 20 + table[conv.kernel.shape[2], conv.filters] <= 90
     assert "params[stage2/*]" in str(result.report)
-    text = re.search(r'# or "(.*)"', PYTHON[2]).group(1)
+    text = re.search(r'# or "(.*)"', block("CostModel")).group(1)
     assert keras_qcqp.Budget.of(text, ["latency_ns"]) == keras_qcqp.Budget.of(names["budget"], ["latency_ns"])
 
 
 def test_the_example_of_a_problem_from_arrays_runs(capsys):
     names: dict[str, object] = {}
-    exec(PYTHON[4], names)
+    exec(block("solve_path"), names)
     assert "needs" in capsys.readouterr().out
     objectives = [point.objective for point in names["front"]]
     assert objectives == sorted(objectives)
@@ -81,7 +100,7 @@ def test_the_example_of_a_problem_from_arrays_runs(capsys):
 def test_the_rule_example_is_the_one_that_runs():
     """`test_examples` runs the file."""
     source = (ROOT / "examples/custom_layer.py").read_text().replace("  # noqa: E402", "")
-    shown = PYTHON[5].removeprefix("import keras_qcqp\n").strip()
+    shown = block("register_rule").removeprefix("import keras_qcqp\n").strip()
     assert f"# README: begin\n{shown}\n" in source
     assert len(shown.splitlines()) < 30
 
@@ -98,7 +117,7 @@ def test_the_example_of_keras_2_runs():
     convolutions = [tf_keras.layers.Conv2D(width, 3) for width in (16, 16, 4)]
     layers = [tf_keras.layers.Input((8, 8, 3)), Scale(), *convolutions]
     names: dict[str, object] = {"old_model": tf_keras.Sequential(layers), "Scale": Scale3}
-    exec(PYTHON[6], names)
+    exec(block("from_tf_keras"), names)
     assert type(names["result"].model.layers[0]) is Scale3
 
 
