@@ -76,8 +76,10 @@ setup(
             "tflite_convert = tflite_tools.convert_main:run",
             "tflite_devices = tflite_tools.devices_main:run",
             "tflite_facts = tflite_tools.facts_main:run",
+            "tflite_fit_latency = tflite_tools.fit_latency_main:run",
             "tflite_profile = tflite_tools.profile_main:run",
-        ]
+        ],
+        "keras_qcqp.meters": ["tflite = tflite_tools.latency.verifying:measure"],  # prune(verify=True)
     },
     # "build" would collide with the file BUILD where file names ignore case.
     options={"build": {"build_base": ".build"}},

@@ -13,10 +13,13 @@ Examples:
       --residual=auto --output=out.keras
   python -m keras_qcqp.prune_main --model=in.keras --budget=macs=0.5 --output=out.keras \\
       --width_multiple='stage1/*=4,*=8' --max_keep='head_conv=64' --frozen='stem*' --together=conv_a,conv_b
+  python -m keras_qcqp.prune_main --model=in.keras --budget=latency_ms=50%@latency.json --output=out.keras \\
+      --verify --width_multiple=auto   # latency.json: what tflite_fit_latency measured
   python -m keras_qcqp.prune_main --model=in.keras --plan=plan.json --output=out.keras   # apply a plan again
 
 A budget in (0, 1] is a fraction of the original, above 1 it is absolute. Known: macs, flops, params, weight_bytes,
-activation_bytes, peak_bytes, tflite_bytes; the first five also for some layers, pattern:name=value. A width rule is a
+activation_bytes, peak_bytes, tflite_bytes; the first five also for some layers, pattern:name=value. Milliseconds on a
+device are latency_ms=4.0@latency.json, or latency_ms=50%@latency.json, once for each device. A width rule is a
 number, or pattern=number,... of which the most specific pattern counts and '*' means all other layers.
 --report_output ends in .txt or .json, --plot_output in .svg.
 
@@ -94,7 +97,10 @@ _MAX_KEEP = flags.DEFINE_string(
     "max_keep", None, "Most channels of layers: a count, or a fraction in (0, 1).", flag_values=_FLAGS
 )
 _WIDTH_MULTIPLE = flags.DEFINE_string(
-    "width_multiple", "1", "Kept widths are multiples of this, or unchanged.", flag_values=_FLAGS
+    "width_multiple",
+    "1",
+    "Kept widths are multiples of this, or unchanged; auto or auto@latency.json.",
+    flag_values=_FLAGS,
 )
 _FROZEN = flags.DEFINE_list("frozen", [], "Patterns of layers that keep all output channels.", flag_values=_FLAGS)
 _TOGETHER = flags.DEFINE_multi_string(
@@ -102,6 +108,12 @@ _TOGETHER = flags.DEFINE_multi_string(
     [],
     "Layers that keep the same channels, conv_a,conv_b, or channels that live or die as one, conv_c:0-3,conv_d:4+6. "
     "May be given several times.",
+    flag_values=_FLAGS,
+)
+_VERIFY = flags.DEFINE_bool(
+    "verify",
+    False,
+    "Measure the result on the device of each latency limit, and prune again until the limit is met.",
     flag_values=_FLAGS,
 )
 _STRICT = flags.DEFINE_bool(
@@ -177,6 +189,7 @@ def _prune(model: Any, say: Callable[[str], None]) -> None:
         group_conv=_GROUP_CONV.value,
         recipe=_RECIPE.value,
         strict=_STRICT.value,
+        verify=_VERIFY.value,
         seed=_SEED.value,
         num_workers=_NUM_WORKERS.value,
         time_limit_s=_TIME_LIMIT_S.value,

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_qcqp.coupling import RESIDUALS, couple
-from keras_qcqp.errors import DataError, ModelError, QcqpError, did_you_mean
+from keras_qcqp.errors import BudgetError, DataError, ModelError, QcqpError, did_you_mean
 from keras_qcqp.execution import Network
 from keras_qcqp.graph import read
 from keras_qcqp.importance import Importance, criterion
@@ -20,6 +20,7 @@ from keras_qcqp.keras_graph import weight_values
 from keras_qcqp.legacy import modern
 from keras_qcqp.limits.budget import Budget
 from keras_qcqp.limits.costs import CostModel
+from keras_qcqp.limits.latency_limit import LatencyLimit
 from keras_qcqp.limits.meter import Meter
 from keras_qcqp.limits.widths import Widths
 from keras_qcqp.plan import Plan, plan_from
@@ -32,6 +33,7 @@ from keras_qcqp.report import Report, make_report
 from keras_qcqp.samples import NUM_SAMPLES, collect
 from keras_qcqp.selecting import Found, Job, Known, Search, Tell, best_of
 from keras_qcqp.transfer import transfer
+from keras_qcqp.verifying import Measure, Verified, find_measure, until_met
 
 _DEPLOYED = ("peak_bytes", "tflite_bytes")
 _BOUNDS = ("activation_bytes", "peak_bytes", "tflite_bytes")  # where the network aligns or corrects tensors
@@ -49,6 +51,7 @@ class PruneResult:
         report: before and after, per layer and in total; print it.
         problem: the program that was solved, as plain data.
         recovery: what was done to make up for dropped channels, None if nothing was.
+        latencies: what was measured, one for each latency limit; empty without `verify`.
     """
 
     model: keras.Model
@@ -57,6 +60,7 @@ class PruneResult:
     report: Report
     problem: Problem
     recovery: Recovered | None = None
+    latencies: tuple[Verified, ...] = ()
 
 
 def prune(
@@ -74,6 +78,7 @@ def prune(
     recipe: str = "float32",
     costs: Sequence[CostModel] = (),
     strict: bool = False,
+    verify: bool | Measure = False,
     time_limit_s: float = 60.0,
     seed: int = 0,
     num_workers: int = 2,
@@ -105,6 +110,9 @@ def prune(
             "float32" or "int8".
         costs: resources of your own, to be limited by their names like the built-in ones.
         strict: refuse the model if anything in it would have to be frozen.
+        verify: convert the result, measure it on the device of each latency limit, and prune again with another scale
+            until what is measured meets the limit, in six rounds at most. A function measures in place of what is
+            installed, see `keras_qcqp.verifying`.
         time_limit_s: wall seconds after which the search starts nothing new.
         seed, num_workers: the same values give the same masks again.
         progress: called with a line of text as the work goes on.
@@ -112,10 +120,13 @@ def prune(
     Raises:
         ModelError: the model cannot be read or rebuilt (FrozenLayerError: `strict` and something is frozen).
         DataError: the examples do not fit the model, or are needed and missing.
-        BudgetError: the budget makes no sense (InfeasibleError: no selection meets it; says what is reachable).
+        BudgetError: the budget makes no sense (InfeasibleError: no selection meets it; says what is reachable; or the
+            measured latency does not meet its limit).
     """
-    meter = Meter(recipe, tuple(costs))
+    meter, measure = Meter(recipe, tuple(costs)), find_measure(verify)
     asked = Budget.of(budget, meter.names)
+    if measure and not asked.latencies:
+        raise BudgetError("verify measures latency budgets, and there is none. Give a LatencyLimit, or leave it out.")
     weigh, steps = criterion(importance, data is not None), _steps(recovery, data)
     job = Job(asked, Widths.of(widths or {}), meter, weigh, strict, group_conv)
     search = Search(time_limit_s, seed, num_workers, progress or (lambda line: None))
@@ -126,13 +137,31 @@ def prune(
     _require_finite(weights)
     samples = None if data is None else collect(data, model, num_samples, seed)
     known = Known(graph, weights, model, samples, loss)
-    found = best_of(job, known, search) if residual == "auto" else job.solve(known, residual, search)
-    search.tell("rebuilding")
-    result = _rebuilt(job, known, found)
+    result = _verified(job, known, search, residual, measure) if measure else _solved(job, known, search, residual)
     if not steps or samples is None:
         return result
     pair = Pair(Network(model), Network(result.model), result.plan)
     return dataclasses.replace(result, recovery=mend(pair, samples, steps, Settings(seed=seed), search.tell))
+
+
+def _solved(job: Job, known: Known, search: Search, residual: str) -> PruneResult:
+    """The best selection, rebuilt."""
+    found = best_of(job, known, search) if residual == "auto" else job.solve(known, residual, search)
+    search.tell("rebuilding")
+    return _rebuilt(job, known, found)
+
+
+def _verified(job: Job, known: Known, search: Search, residual: str, measure: Measure) -> PruneResult:
+    """The same, again and again until the measured latencies meet their limits."""
+    once = job.weighed_once()
+
+    def solve(limits: Sequence[LatencyLimit]) -> PruneResult:
+        asked = dataclasses.replace(once.asked, latency_ms=tuple(limits))
+        return _solved(dataclasses.replace(once, asked=asked), known, search, residual)
+
+    result, found = until_met(job.asked.latencies, solve, measure, known.model, search.tell)
+    report = dataclasses.replace(result.report, latencies=tuple(map(str, found)))
+    return dataclasses.replace(result, report=report, latencies=found)
 
 
 def _rebuilt(job: Job, known: Known, found: Found) -> PruneResult:

@@ -56,6 +56,7 @@ class Report:
     Attributes:
         asked: the budget as the user wrote it.
         uncounted: layers with weights whose MACs no rule counts.
+        latencies: what was predicted and measured, a line for each latency limit that was verified.
         alignments: what every operand of a union addition needs at run time; empty for tied residuals.
     """
 
@@ -67,6 +68,7 @@ class Report:
     uncounted: tuple[str, ...]
     solution: str
     alignments: tuple[Alignment, ...] = ()
+    latencies: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """All fields as JSON."""
@@ -76,6 +78,7 @@ class Report:
         parts = [f"Pruned '{self.model}' to {self.asked}", "", _render(_layer_table(self)), ""]
         parts += [_render(_budget_table(self)), ""]
         parts.append(f"solver: {self.solution}")
+        parts += self.latencies
         if self.frozen:
             parts.append("frozen (all channels kept):")
             parts += [f"  {f.node} ({f.kind}), {f.num_channels} channels: {f.reason}" for f in self.frozen]

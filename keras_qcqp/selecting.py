@@ -15,7 +15,8 @@ from keras_qcqp.coupling import RESIDUALS, Coupling, couple
 from keras_qcqp.errors import InfeasibleError
 from keras_qcqp.graph import Graph
 from keras_qcqp.importance.evidence import Evidence, WeightValues
-from keras_qcqp.importance.score import Criterion
+from keras_qcqp.importance.score import Criterion, Score
+from keras_qcqp.limits.aligning import aligned
 from keras_qcqp.limits.allowed import freeze
 from keras_qcqp.limits.budget import Budget
 from keras_qcqp.limits.meter import Meter
@@ -75,6 +76,18 @@ class Job:
     strict: bool
     group_conv: str
 
+    def weighed_once(self) -> Job:
+        """The same job, whose criterion looks at each kind of coupling once, for solving several times."""
+        known: dict[str, list[Score]] = {}
+
+        def weigh(evidence: Evidence) -> list[Score]:
+            kind = evidence.coupling.residual
+            if kind not in known:
+                known[kind] = list(self.weigh(evidence))
+            return known[kind]
+
+        return dataclasses.replace(self, weigh=weigh)
+
     def couple(self, graph: Graph, residual: str) -> Coupling:
         return freeze(couple(graph, self.strict, residual, self.widths.together, self.group_conv), self.widths)
 
@@ -84,7 +97,8 @@ class Job:
         search.tell(f"{len(coupling.masks)} coupled masks, {len(coupling.mask_of)} channels, {num_frozen} frozen calls")
         evidence = Evidence(coupling, known.weights, known.model, known.samples, known.loss, search.seed, search.tell)
         scores = self.weigh(evidence)
-        problem, original = build_problem(coupling, scores, self.asked, self.widths, self.meter)
+        widths = aligned(coupling, self.widths, self.asked)
+        problem, original = build_problem(coupling, scores, self.asked, widths, self.meter)
         try:
             solution = search.solve(problem)
         except InfeasibleError as error:

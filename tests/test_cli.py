@@ -199,7 +199,7 @@ finally:
     assert "python -m keras_qcqp.prune_main --model=in.keras --budget=macs=0.5 --output=out.keras" in process.stdout
     flags = """model output budget plan plan_output report_output plot_output data num_samples importance recovery
         residual recipe min_keep
-        max_keep width_multiple frozen together strict seed num_workers time_limit_s quiet"""
+        max_keep width_multiple frozen together verify strict seed num_workers time_limit_s quiet"""
     for name in flags.split():
         assert f"\n  --{name}: " in process.stdout
 

@@ -97,6 +97,11 @@ def allowed_masks(coupling: Coupling, widths: Widths) -> tuple[Mask, ...]:
     return tuple(_mask(coupled, wishes.get(number, {})) for number, coupled in enumerate(coupling.masks))
 
 
+def free_outputs(coupling: Coupling) -> Iterator[tuple[str, Mapping[int, int]]]:
+    """The layers that make channels: path, and free mask -> how often each of its channels appears."""
+    yield from ((output.layer, output.times) for output in _outputs(coupling, False) if output.times)
+
+
 def _is_free(mask: CoupledMask) -> bool:
     return not (mask.frozen or mask.dead)
 

@@ -44,6 +44,25 @@ def by_layer(coupling: Coupling, limit: LatencyLimit, alive: np.ndarray) -> dict
     return shares
 
 
+def mask_steps(coupling: Coupling, file: LatencyFile) -> dict[int, set[int]]:
+    """Mask -> the steps in which kernels that make or read its channels work, per channel of the mask.
+
+    Raises:
+        BudgetError: the file belongs to another network.
+    """
+    found: dict[int, set[int]] = {}
+    for place in _places(coupling, file):
+        if place.op.kind not in _KERNELS:
+            continue
+        for side, step in zip((place.given, place.made), file.steps[place.known.row], strict=True):
+            for mask, times in _free(coupling, side)[1].items():
+                found.setdefault(mask, set()).add(max(1, step // math.gcd(step, times)))
+    return found
+
+
+_KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Side:
     """A width: channels that may go, and how many more there are."""

@@ -35,9 +35,8 @@ class LatencyFile:
 
     Attributes:
         forms: of each row the form that was chosen, and its factor.
+        steps: of each row the steps in which its cost grows with input and output width.
         device, num_threads: where it was measured; `recipe`: number format of the file that was measured.
-        spans: of each row the widths that were measured, of inputs and of outputs.
-        text: the whole file, for whoever measures again.
     """
 
     path: str
@@ -49,8 +48,7 @@ class LatencyFile:
     overhead_ms: float
     ops: tuple[FileOp, ...]
     forms: tuple[tuple[Mapping[str, Any], float], ...]
-    kinds: tuple[str, ...]
-    text: str
+    steps: tuple[tuple[int, int], ...]
 
     @property
     def constant(self) -> int:
@@ -93,7 +91,7 @@ def _load(path: str, changed: int) -> LatencyFile:
             raise BudgetError(
                 f"'{path}' has format {stored.get('format')!r}, expected '{_FORMAT}'. Make it with tflite_fit_latency."
             )
-        rows = stored["rows"]
+        rows, every = stored["rows"], stored["settings"].get("multiple")
         return LatencyFile(
             path,
             stored["name"],
@@ -104,8 +102,7 @@ def _load(path: str, changed: int) -> LatencyFile:
             float(stored["overhead_ms"]),
             tuple(FileOp(*entry) for entry in stored["ops"]),
             tuple((_checked(row["forms"][row["chosen"]]), float(row["scale"])) for row in rows),
-            tuple(row["kind"] for row in rows),
-            text,
+            tuple((every, every) if every else _steps(row["forms"][row["chosen"]]) for row in rows),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, BudgetError):
@@ -113,6 +110,10 @@ def _load(path: str, changed: int) -> LatencyFile:
         raise BudgetError(
             f"The latency file '{path}' is damaged: {error!r}. Make it with tflite_fit_latency."
         ) from error
+
+
+def _steps(form: Mapping[str, Any]) -> tuple[int, int]:
+    return int(form["steps"][0]), int(form["steps"][1])
 
 
 def _checked(form: Mapping[str, Any]) -> Mapping[str, Any]:

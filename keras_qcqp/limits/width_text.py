@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from keras_qcqp.errors import BudgetError
 
 
-def parse_rule(name: str, text: str) -> float | dict[str, float]:
-    """Reads "8", "0.25" or "stage1/*=8,*=4".
+def parse_rule(name: str, text: str) -> float | dict[str, float] | str:
+    """Reads "8", "0.25" or "stage1/*=8,*=4"; for `width_multiple` also "auto" and "auto@latency.json".
 
     Raises:
         BudgetError: what is no number, or a pattern that is given twice.
     """
+    if name == "width_multiple" and text.partition("@")[0] == "auto":
+        return text
     if "=" not in text:
         return _number(name, text, text)
     rule: dict[str, float] = {}

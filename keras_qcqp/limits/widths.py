@@ -11,6 +11,7 @@ from keras_qcqp.errors import BudgetError, did_you_mean
 
 Rule = Mapping[str, float]
 _LEAST = 0.25
+AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Widths:
             where its branch can then be taken out, together with the addition or concatenation that joined it; layers
             whose branch cannot be taken out keep one.
         max_keep: at most so many channels: a count >= 1, or a fraction in (0, 1); None is no limit.
-        width_multiple: the width of each coupled set is a multiple of this, or stays as it is.
+        width_multiple: the width of each coupled set is a multiple of this, or stays as it is. "auto" takes what the
+            device of the latency budget computes without waste, "auto@latency.json" what that file says.
         frozen: patterns over layer paths; all output channels of these layers stay.
         together: `["conv_a", "conv_b"]`, these layers keep the same channels; `{"conv_c": [0, 1, 2, 3]}`, these
             channels live or die as one, across all layers of the mapping.
@@ -39,13 +41,15 @@ class Widths:
 
     min_keep: float | Rule = _LEAST
     max_keep: float | Rule | None = None
-    width_multiple: int | Mapping[str, int] = 1
+    width_multiple: int | Mapping[str, int] | str = 1
     frozen: Sequence[str] = ()
     together: Sequence[Sequence[str] | Mapping[str, Sequence[int]]] = ()
 
     def __post_init__(self) -> None:
         for name, (default, _, _) in RULES.items():
             given = getattr(self, name)
+            if name == "width_multiple" and isinstance(given, str) and given.partition("@")[0] == AUTO:
+                continue  # see `aligning`
             rule = dict(given) if isinstance(given, Mapping) else {"*": given}
             for pattern, value in rule.items():
                 _check(name, pattern, value)

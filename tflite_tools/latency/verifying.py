@@ -1,0 +1,55 @@
+"""Measures Keras models on the device of a latency file: what `keras_qcqp.prune(..., verify=True)` calls."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from tflite_tools.errors import RepresentativeDataWarning
+from tflite_tools.latency.costing import CostSource, DeviceCosts
+from tflite_tools.latency.model import LatencyModel
+
+_SECONDS, _PASSES, _SAMPLES = 2.0, 2, 8
+_CONVERTED: WeakKeyDictionary[Any, dict[str, bytes]] = WeakKeyDictionary()  # the original is measured in every round
+
+
+def measure(models: Sequence[Any], path: str, source: CostSource | None = None) -> list[float]:
+    """Milliseconds of Keras models, converted as the fitted file was, all of them taking turns.
+
+    Integer models are calibrated with noise: their values are of no use, but they take as long as calibrated well.
+
+    Args:
+        source: what measures; the device that the latency file names if None.
+
+    Raises:
+        ProfileError: `path` is no latency file.
+        ConversionError: a model does not convert.
+        DeviceError: the device is not there, or a model does not run on it.
+    """
+    fitted = LatencyModel.load(path)
+    device = source or DeviceCosts(fitted.device, fitted.num_threads)
+    files = {str(number): _converted(model, fitted.recipe) for number, model in enumerate(models)}
+    passes = 1 if device.deterministic else _PASSES
+    found = [device.costs(files, _SECONDS) for _ in range(passes)]
+    return [min(costs[name] for costs in found) for name in files]
+
+
+def _converted(model: Any, recipe: str) -> bytes:
+    known = _CONVERTED.setdefault(model, {})
+    if recipe not in known:
+        known[recipe] = _convert(model, recipe)
+    return known[recipe]
+
+
+def _convert(model: Any, recipe: str) -> bytes:
+    from tflite_tools.conversion import convert
+
+    random = np.random.default_rng(0)
+    samples = [random.normal(size=(_SAMPLES, *x.shape[1:])).astype(x.dtype) for x in model.inputs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RepresentativeDataWarning)
+        return convert(model, recipe, samples if recipe == "int8" else None)
