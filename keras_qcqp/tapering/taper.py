@@ -19,6 +19,7 @@ from keras_qcqp.finetuning.running import Helper, Order, Tell, run
 from keras_qcqp.finetuning.settings import FinetuneSettings
 from keras_qcqp.graph import read
 from keras_qcqp.legacy import modern
+from keras_qcqp.limits.aligning import aligned
 from keras_qcqp.limits.allowed import freeze
 from keras_qcqp.limits.budget import Budget
 from keras_qcqp.limits.costs import CostModel
@@ -88,7 +89,7 @@ def taper(
     tell = progress or (lambda line: None)
     given = modern(model)
     coupling = freeze(couple(read(given), together=rules.together), rules)
-    problem, original = build_problem(coupling, (), asked, rules, meter)
+    problem, original = build_problem(coupling, (), asked, aligned(coupling, rules, asked), meter)
     shares = tuple(sorted({float(p) for p in points}, reverse=True))
     if any(not 0 < p < 1 for p in shares):
         raise TrainingError(f"points must be shares between 0 and 1, got {list(points)}.")
