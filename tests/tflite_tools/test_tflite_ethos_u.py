@@ -70,6 +70,15 @@ def test_settings_matter(fixture_model, estimates):
 
 
 @needs_vela
+def test_less_sram_costs_cycles(fixture_model, estimates):
+    """The activations alone need 49,152 bytes; what is above buffers weights."""
+    device = get_device("ethos_u:ethos-u55-128,arena_cache_bytes=50000")
+    (found,) = device.estimate({"net": fixture_model("tiny_int8").read_bytes()}).values()
+    assert found.sram_bytes <= 50_000 < estimates["tiny_int8"].sram_bytes == 52_000
+    assert found.cycles > estimates["tiny_int8"].cycles
+
+
+@needs_vela
 def test_a_profile(fixture_model):
     device = EthosUDevice("ethos-u55-128")
     result = profile(fixture_model("tiny_int8"), device, PER_OP)
@@ -104,7 +113,12 @@ def test_without_vela_the_error_says_what_to_install(monkeypatch):
     ("text", "message"),
     [
         ("ethos_u:ethos-u99-1", "There is no accelerator 'ethos-u99-1'. Did you mean 'ethos-u"),
-        ("ethos_u:ethos-u55-128,clock=3", "ethos_u has no option 'clock'. Known: system_config, memory_mode."),
+        (
+            "ethos_u:ethos-u55-128,clock=3",
+            "ethos_u has no option 'clock'. Known: system_config, memory_mode, arena_cache_bytes.",
+        ),
+        ("ethos_u:ethos-u55-128,arena_cache_bytes=big", "ethos_u: arena_cache_bytes=big is no number of bytes."),
+        ("ethos_u:ethos-u55-128,arena_cache_bytes=0", "arena_cache_bytes is 0; a size above 0 is expected."),
         ("ethos_u:ethos-u55-128,memory_mode=Sram_Only", "both or none of system_config and memory_mode; got system"),
         (
             "ethos_u:ethos-u55-64,system_config=Ethos_U65_High_End,memory_mode=Sram_Only",
@@ -125,6 +139,7 @@ def test_names_are_checked_before_anything_runs(text, message):
 def test_a_name_makes_the_same_device_again():
     for text in (
         "ethos_u:ethos-u65-512",
+        "ethos_u:ethos-u55-128,arena_cache_bytes=4096",
         "ethos_u:ethos-u55-32,system_config=Ethos_U55_Deep_Embedded,memory_mode=Shared_Sram",
     ):
         assert get_device(text).name == text

@@ -36,6 +36,8 @@ SYSTEM_CONFIGS: Mapping[str, tuple[str, ...]] = {
 }
 MEMORY_MODES = ("Sram_Only", "Shared_Sram", "Dedicated_Sram", *(f"Dedicated_Sram_{n}KB" for n in (256, 384, 512)))
 
+_OPTIONS = ("system_config", "memory_mode", "arena_cache_bytes")
+
 _KIB = ("sram", "dram", "on_chip_flash", "off_chip_flash")
 _COUNTS = ("nn_macs", "total_original_weights", "total_npu_encoded_weights")
 _CYCLES = ("total", "npu", "sram_access", "dram_access", "on_chip_flash_access", "off_chip_flash_access")
@@ -72,15 +74,21 @@ class EthosUDevice:
     Args:
         accelerator: such as "ethos-u55-128": family and multiply-accumulates per cycle.
         system_config, memory_mode: sections of Vela's `Arm/vela.ini`; both, or none for Vela's defaults.
+        arena_cache_bytes: SRAM that Vela may use; it buffers as much there as it can, and cannot always stay within:
+            look at `sram_bytes`. None is the size of the memory mode.
 
     Raises:
-        DeviceError: an unknown name, a configuration of another family, or only one of the two.
+        DeviceError: an unknown name, a configuration of another family, only one of the two, or no size.
     """
 
     deterministic = True  # once is enough
 
     def __init__(
-        self, accelerator: str = "ethos-u55-128", system_config: str | None = None, memory_mode: str | None = None
+        self,
+        accelerator: str = "ethos-u55-128",
+        system_config: str | None = None,
+        memory_mode: str | None = None,
+        arena_cache_bytes: int | None = None,
     ) -> None:
         family = accelerator.rpartition("-")[0]
         known = [f"{name}-{macs}" for name, sizes in ACCELERATORS.items() for macs in sizes]
@@ -98,28 +106,38 @@ class EthosUDevice:
         ):
             if value not in choices:
                 raise DeviceError(f"There is no {what} '{value}'. {did_you_mean(value, choices)}")
+        if arena_cache_bytes is not None and arena_cache_bytes < 1:
+            raise DeviceError(f"arena_cache_bytes is {arena_cache_bytes}; a size above 0 is expected.")
+        self.arena_cache_bytes = arena_cache_bytes
         self.accelerator, self.system_config, self.memory_mode = accelerator, system, mode
         self._is_default = system_config is None
-        self.deterministic = True  # asked once is enough
 
     @classmethod
     def parse(cls, text: str) -> EthosUDevice:
-        """From "ethos-u55-128" or "ethos-u55-128,system_config=...,memory_mode=..."; "" is the default.
+        """From "ethos-u55-128" or "ethos-u55-128,system_config=...,memory_mode=...,arena_cache_bytes=...".
+
+        "" is the default.
 
         Raises:
             DeviceError: as the constructor, or an unknown key.
         """
         accelerator, *pairs = text.split(",")
-        options = dict(pair.partition("=")[::2] for pair in pairs)
+        options: dict[str, str] = dict(pair.partition("=")[::2] for pair in pairs)
         for key in options:
-            if key not in ("system_config", "memory_mode"):
-                raise DeviceError(f"ethos_u has no option '{key}'. Known: system_config, memory_mode.")
-        return cls(*([accelerator] if accelerator else []), **options)
+            if key not in _OPTIONS:
+                raise DeviceError(f"ethos_u has no option '{key}'. Known: {', '.join(_OPTIONS)}.")
+        size = options.pop("arena_cache_bytes", None)
+        if size is not None and not size.isdecimal():
+            raise DeviceError(f"ethos_u: arena_cache_bytes={size} is no number of bytes.")
+        cache = None if size is None else int(size)
+        chosen = accelerator or "ethos-u55-128"
+        return cls(chosen, options.get("system_config"), options.get("memory_mode"), cache)
 
     @property
     def name(self) -> str:
         """Can be given to `get_device`."""
         extra = "" if self._is_default else f",system_config={self.system_config},memory_mode={self.memory_mode}"
+        extra += "" if self.arena_cache_bytes is None else f",arena_cache_bytes={self.arena_cache_bytes}"
         return f"ethos_u:{self.accelerator}{extra}"
 
     def profile(self, models: Mapping[str, bytes], options: TimingOptions) -> dict[str, Timing]:
@@ -165,7 +183,9 @@ class EthosUDevice:
         return {name: _estimate(answer) for name, answer in zip(models, answers, strict=True)}
 
     def _arguments(self) -> list[str]:
+        cache = [] if self.arena_cache_bytes is None else [f"--arena-cache-size={self.arena_cache_bytes}"]
         return [
+            *cache,
             f"--accelerator-config={self.accelerator}",
             "--config=Arm/vela.ini",
             f"--system-config={self.system_config}",
@@ -182,6 +202,7 @@ class EthosUDevice:
             "cpu": self.accelerator,
             "system_config": self.system_config,
             "memory_mode": self.memory_mode,
+            "arena_cache_bytes": str(self.arena_cache_bytes or "of the memory mode"),
             "ethos_u_vela": metadata.version("ethos-u-vela"),
         }
 
