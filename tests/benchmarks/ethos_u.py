@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,28 @@ from absl import app, flags
 import keras_qcqp
 import tflite_tools
 from keras_qcqp import LatencyLimit
-from tests.benchmarks.shared_data import SAMPLES, Samples, imagenet, model_path
+from tests.benchmarks.shared_data import DATA, SAMPLES, Samples, imagenet, imagenet_images, load_tiles, model_path
 from tflite_tools.devices import EthosUDevice
 from tflite_tools.devices.ethos_u import VelaEstimate
 from tflite_tools.latency.fitting import FitOptions, fit_latency
+from tflite_tools.latency.geometry import fingerprint
+from tflite_tools.latency.model import LatencyModel
 
-_NETWORKS = {**SAMPLES, "mobilenetv1_025_224_imagenet": imagenet}
+
+def _without_background(count: int) -> Samples:
+    """For networks of 1000 classes, where the labels count another one as 0."""
+    samples = imagenet(count)
+    assert samples.labels is not None
+    return replace(samples, labels=samples.labels - 1)
+
+
+_NETWORKS = {**SAMPLES, "mobilenetv1_025_224_imagenet": _without_background}
 _MODELS = flags.DEFINE_list("models", ["mlperf_resnet8_cifar10", "mobilenetv1_025_224_imagenet"], "Shared networks.")
 _ACCELERATOR = flags.DEFINE_string("accelerator", "ethos-u55-128", "By Vela's name.")
 _FRACTION = flags.DEFINE_float("fraction", 0.5, "Of the dense network's cycles.")
 _SRAM = flags.DEFINE_float("sram", 0.9, "Of the dense network's SRAM.")
 _MULTIPLE = flags.DEFINE_integer("multiple", 8, "Widths that are measured and may be chosen.")
-_DATA = flags.DEFINE_integer("data", 0, "Calibration images to measure importance on; 0: magnitudes of weights alone.")
+_DATA = flags.DEFINE_integer("data", 0, "Images to measure importance on; 0: magnitudes of weights alone.")
 _COUNT = flags.DEFINE_integer("count", 1000, "Images for accuracy (500 at most for ImageNet).")
 _SECONDS = flags.DEFINE_float("time_limit_s", 20.0, "For each search.")
 _ROUNDS = flags.DEFINE_integer("rounds", 8, "How often the limits may be lowered.")
@@ -77,13 +87,13 @@ def measured(name: str, folder: Path) -> dict[str, Any]:
     before = estimate(EthosUDevice(_ACCELERATOR.value), dense)
     limits = Limits(round(before.cycles * _FRACTION.value), round(before.sram_bytes * _SRAM.value))
     device = EthosUDevice(_ACCELERATOR.value, arena_cache_bytes=limits.sram_bytes)
-    began = time.perf_counter()
-    fitted = fit_latency(dense, device, FitOptions(multiple=_MULTIPLE.value))
-    fit_s = time.perf_counter() - began
     path = folder / f"{name}.{_ACCELERATOR.value}.json"
-    fitted.save(path)
+    fitted = fitted_to(path, dense, device)
     began = time.perf_counter()
-    result, pruned, after, tries = pruned_below(model, samples, device, path, limits, before.counters["clock_hz"] / 1e3)
+    examples = training_images(name, samples, _DATA.value)
+    result, pruned, after, tries = pruned_below(
+        model, samples, examples, device, path, limits, before.counters["clock_hz"] / 1e3
+    )
     solution = result.solution
     return {
         "cycles_before": before.cycles,
@@ -100,13 +110,41 @@ def measured(name: str, folder: Path) -> dict[str, Any]:
         "macs_percent": 100 * keras_qcqp.measure(result.model)["macs"] / keras_qcqp.measure(model)["macs"],
         "accuracy_before": accuracy(dense, samples),
         "accuracy": accuracy(pruned, samples),
-        "fit_s": fit_s,
+        "fit_s": fitted.seconds,
+        "num_images": len(samples.inputs),
         "prune_s": time.perf_counter() - began,
     }
 
 
+def fitted_to(path: Path, dense: bytes, device: EthosUDevice) -> LatencyModel:
+    """The latency file, made if it is missing or of another network, device or set of widths."""
+    options = FitOptions(multiple=_MULTIPLE.value)
+    if path.exists():
+        stored = LatencyModel.load(path)
+        if (stored.fingerprint, stored.device, stored.settings) == (fingerprint(dense), device.name, asdict(options)):
+            return stored
+    fitted = fit_latency(dense, device, options)
+    fitted.save(path)
+    return fitted
+
+
+def training_images(name: str, samples: Samples, count: int) -> np.ndarray | None:
+    """As the network wants them, none of those that accuracy is measured on."""
+    if not count:
+        return None
+    if name == "mlperf_resnet8_cifar10":
+        return load_tiles(DATA / "cifar10/train_1.npz")[0][:count].astype(np.float32)
+    return imagenet_images(False, count)[0] if "imagenet" in name else samples.calibration[:count]
+
+
 def pruned_below(
-    model: keras.Model, samples: Samples, device: EthosUDevice, path: Path, limits: Limits, per_ms: float
+    model: keras.Model,
+    samples: Samples,
+    examples: np.ndarray | None,
+    device: EthosUDevice,
+    path: Path,
+    limits: Limits,
+    per_ms: float,
 ) -> tuple[Any, bytes, VelaEstimate, list[dict[str, float]]]:
     """Solves until Vela's cycles and SRAM of the int8 file are within both limits."""
     scale, peak, tries = 1.0, 1.0, []
@@ -116,7 +154,7 @@ def pruned_below(
         result = keras_qcqp.prune(
             model,
             budget,
-            data=samples.calibration[: _DATA.value] if _DATA.value else None,
+            data=examples,
             widths={"width_multiple": _MULTIPLE.value},
             recipe="int8",
             time_limit_s=_SECONDS.value,
