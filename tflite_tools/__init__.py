@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tflite_tools.errors import RepresentativeDataWarning as RepresentativeDataWarning
     from tflite_tools.errors import TfliteFileError as TfliteFileError
     from tflite_tools.errors import TfliteToolsError as TfliteToolsError
+    from tflite_tools.errors import VerificationError as VerificationError
     from tflite_tools.flatbuffer import TfliteFacts as TfliteFacts
     from tflite_tools.flatbuffer import read_facts as read_facts
     from tflite_tools.inference import predict as predict
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from tflite_tools.latency.fitting import FitOptions as FitOptions
     from tflite_tools.latency.fitting import fit_latency as fit_latency
     from tflite_tools.latency.model import LatencyModel as LatencyModel
+    from tflite_tools.mixing import MixBudget as MixBudget
+    from tflite_tools.mixing import Mixed as Mixed
+    from tflite_tools.mixing import mix as mix
     from tflite_tools.profiles import Comparison as Comparison
     from tflite_tools.profiles import Profile as Profile
     from tflite_tools.profiling import compare_latency as compare_latency
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from tflite_tools.recipe import RECIPES as RECIPES
     from tflite_tools.recipe import Recipe as Recipe
     from tflite_tools.sampling import Calibration as Calibration
+    from tflite_tools.verification import Verification as Verification
+    from tflite_tools.verification import compare as compare
 
 # No module may carry a public name: importing the submodule would put itself in the function's place.
 _HOME = {
@@ -49,6 +55,7 @@ _HOME = {
     "RepresentativeDataWarning": "errors",
     "TfliteFileError": "errors",
     "TfliteToolsError": "errors",
+    "VerificationError": "errors",
     "TfliteFacts": "flatbuffer",
     "read_facts": "flatbuffer",
     "predict": "inference",
@@ -62,6 +69,11 @@ _HOME = {
     "RECIPES": "recipe",
     "Recipe": "recipe",
     "Calibration": "sampling",
+    "MixBudget": "mixing",
+    "Mixed": "mixing",
+    "mix": "mixing",
+    "Verification": "verification",
+    "compare": "verification",
 }
 
 __all__ = sorted(_HOME)

@@ -30,6 +30,10 @@ class TfliteFileError(TfliteToolsError, ValueError):
     """Bytes that are missing, cut off, or no TFLite model at all."""
 
 
+class VerificationError(TfliteToolsError, ValueError):
+    """A comparison of things that do not belong together, or one that cannot be drawn."""
+
+
 class OutputFileError(TfliteToolsError, OSError):
     """A place where the result cannot be written."""
 
