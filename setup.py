@@ -78,6 +78,7 @@ setup(
             "tflite_facts = tflite_tools.facts_main:run",
             "tflite_fit_latency = tflite_tools.fit_latency_main:run",
             "tflite_profile = tflite_tools.profile_main:run",
+            "tflite_qat = tflite_tools.qat_main:run",
         ],
         "keras_qcqp.meters": ["tflite = tflite_tools.latency.verifying:measure"],  # prune(verify=True)
     },

@@ -10,18 +10,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_DOOR = {
-    "matplotlib": {"tflite_tools.profile_plot"},
+    "matplotlib": {"tflite_tools.error_plot", "tflite_tools.profile_plot"},
     "ethosu": {"tflite_tools.devices.vela_worker"},
     "jax": {"keras_qcqp.gradients"},
     "ortools": {"keras_qcqp.solvers.cpsat"},
     "tensorflow": {
         "keras_qcqp.gradients",
+        "tflite_tools.aware.training",  # in a process of its own
+        "tflite_tools.aware.twin",
         "tflite_tools.gpu_worker",
         "tflite_tools.keras_models",
         "tflite_tools.tensorflow_engine",
     },
+    "tensorflow_model_optimization": {"tflite_tools.aware.twin"},
     "ai_edge_quantizer": {"tflite_tools.edge_quantizer"},
-    "tf_keras": {"keras_qcqp.legacy.files"},
+    "tf_keras": {"keras_qcqp.legacy.files", "tflite_tools.aware.training", "tflite_tools.aware.twin"},
     "torch": {"keras_qcqp.gradients"},
 }
 

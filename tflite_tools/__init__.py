@@ -9,12 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tflite_tools.aware.launch import QatResult as QatResult
+    from tflite_tools.aware.launch import qat as qat
+    from tflite_tools.aware.settings import QatSettings as QatSettings
     from tflite_tools.conversion import convert as convert
     from tflite_tools.devices.base import TimingOptions as TimingOptions
     from tflite_tools.errors import ConversionError as ConversionError
     from tflite_tools.errors import DeviceError as DeviceError
     from tflite_tools.errors import OutputFileError as OutputFileError
     from tflite_tools.errors import ProfileError as ProfileError
+    from tflite_tools.errors import QatError as QatError
     from tflite_tools.errors import RecipeError as RecipeError
     from tflite_tools.errors import RepresentativeDataError as RepresentativeDataError
     from tflite_tools.errors import RepresentativeDataWarning as RepresentativeDataWarning
@@ -50,6 +54,10 @@ _HOME = {
     "DeviceError": "errors",
     "OutputFileError": "errors",
     "ProfileError": "errors",
+    "QatResult": "aware.launch",
+    "qat": "aware.launch",
+    "QatSettings": "aware.settings",
+    "QatError": "errors",
     "RecipeError": "errors",
     "RepresentativeDataError": "errors",
     "RepresentativeDataWarning": "errors",

@@ -24,6 +24,7 @@ class Job:
         recipe: how numbers are stored.
         dataset: starts a pass over the samples, addressed by the *signature's* input names; None if not needed.
         select_ops: whether TensorFlow's own operators may be used where there is no builtin one.
+        trained: the model itself holds the ranges of its activations, from quantization-aware training.
     """
 
     model: Any
@@ -31,3 +32,4 @@ class Job:
     recipe: Recipe
     dataset: Dataset | None = None
     select_ops: bool = False
+    trained: bool = False

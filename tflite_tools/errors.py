@@ -30,6 +30,10 @@ class TfliteFileError(TfliteToolsError, ValueError):
     """Bytes that are missing, cut off, or no TFLite model at all."""
 
 
+class QatError(TfliteToolsError):
+    """Quantization-aware training that cannot be done, or failed."""
+
+
 class VerificationError(TfliteToolsError, ValueError):
     """A comparison of things that do not belong together, or one that cannot be drawn."""
 

@@ -47,7 +47,7 @@ def convert(job: Job) -> bytes:
 def _converter(tf: Any, job: Job, folder: str) -> Any:
     recipe = job.recipe
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-    sets = [_OP_SETS[recipe.activations], *(["SELECT_TF_OPS"] if job.select_ops else [])]
+    sets = [_OP_SETS["float32" if job.trained else recipe.activations], *(["SELECT_TF_OPS"] if job.select_ops else [])]
     converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, name) for name in sets]
     if recipe.is_quantized:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -55,6 +55,7 @@ def _converter(tf: Any, job: Job, folder: str) -> Any:
         converter.target_spec.supported_types = [tf.float16]
     if job.dataset is not None:
         converter.representative_dataset = job.dataset
+    if recipe.needs_representative_data:
         io_dtype = tf.as_dtype(recipe.input_output_dtype)
         converter.inference_input_type = converter.inference_output_type = io_dtype
     return converter

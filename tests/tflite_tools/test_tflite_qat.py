@@ -1,0 +1,140 @@
+"""Quantization-aware training: the rewriting alone, and all of it where tensorflow-model-optimization is installed.
+
+Set TFLITE_QAT_PYTHON to an interpreter that has it (extra `qat`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import keras
+import numpy as np
+import pytest
+
+import tflite_tools
+from keras_qcqp import prune
+from tflite_tools import QatError, QatSettings
+from tflite_tools.aware.blueprint import Blueprint, read
+from tflite_tools.aware.rewriting import OUTPUT_ONLY, rewrite
+
+L = keras.layers
+needs_tfmot = pytest.mark.skipif(
+    not os.environ.get("TFLITE_QAT_PYTHON") and importlib.util.find_spec("tensorflow_model_optimization") is None,
+    reason="tensorflow-model-optimization is not installed; set TFLITE_QAT_PYTHON to an interpreter that has it",
+)
+
+
+def of(*layers, size=8):
+    """image -> conv -> the given layers."""
+    image = keras.Input((size, size, 3), name="image")
+    x = L.Conv2D(4, 3, name="conv")(image)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(image, x, name="net")
+
+
+def everything():
+    """A nested model, a gate, a lone batch norm, an average, hard activations, a shared layer, two outputs."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input((12, 12, 3), name="image")
+    x = L.Normalization(mean=[0.1, 0.2, 0.3], variance=[1, 2, 3])(L.Rescaling(0.5, offset=0.1)(image))
+    inner = keras.Input((12, 12, 3))
+    stem = keras.Model(inner, L.Activation("hard_silu")(L.BatchNormalization()(L.Conv2D(8, 3)(inner))), name="stem")
+    x = stem(x)
+    x = L.BatchNormalization(name="lone")(L.MaxPooling2D()(x))
+    gate = L.GlobalAveragePooling2D(keepdims=True)(x)
+    gate = L.Conv2D(8, 1, activation="hard_sigmoid", name="gate")(L.Conv2D(4, 1, activation="swish")(gate))
+    x = L.Multiply()([x, gate])
+    shared = L.Conv2D(8, 3, padding="same", name="shared")
+    x = L.Average()([shared(x), L.LeakyReLU(negative_slope=0.1)(shared(x)), L.PReLU(shared_axes=[1, 2])(x)])
+    x = L.GlobalAveragePooling2D()(L.SeparableConv2D(8, 3)(x))
+    model = keras.Model(image, [L.Dense(5, activation="softmax", name="head")(x), L.Dense(2)(x)], name="net")
+    random = np.random.default_rng(0)
+    for layer in (model.get_layer("lone"), stem.layers[2]):
+        layer.set_weights([random.uniform(0.5, 1.5, 8) for _ in range(4)])
+    return model
+
+
+def test_rewriting_leaves_only_what_can_be_quantized(tmp_path):
+    blueprint = rewrite(read(everything(), ["image"]))
+    kinds = {layer.kind for layer in blueprint.layers.values()}
+    assert not kinds & {"Rescaling", "Normalization", "Average", "Softmax"} and "HardSwish" in kinds
+    assert {name.split("/")[0] for name in blueprint.layers} >= {"stem", "lone", "gate", "gate_hard_sigmoid"}
+    assert [x.kind for x in blueprint.layers.values() if x.output_only and x.kind not in OUTPUT_ONLY] == []
+    assert blueprint.layers["lone"].kind == "DepthwiseConv2D"
+    made = set(blueprint.shapes)
+    assert all(set(call.reads) <= made for call in blueprint.calls) and set(blueprint.outputs) <= made
+    order = {call.makes: k for k, call in enumerate(blueprint.calls)}
+    assert all(order.get(read, -1) < k for k, call in enumerate(blueprint.calls) for read in call.reads)
+    blueprint.save(tmp_path)
+    again = Blueprint.load(tmp_path)
+    assert again.calls == blueprint.calls and again.shapes == blueprint.shapes and again.inputs == blueprint.inputs
+    np.testing.assert_array_equal(again.layers["lone"].weights[0], blueprint.layers["lone"].weights[0])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: of(L.ELU(), L.LayerNormalization(name="ln")), r"cannot quantize 'elu\w*' \(ELU\), 'ln' \(LayerNorm"),
+        (lambda: of(L.ReLU(max_value=3, name="r")), "'r' is a ReLU with top=3"),
+        (lambda: of(L.Flatten(), L.BatchNormalization(name="b")), "'b': BatchNormalization that .* for images only"),
+        (lambda: of(L.Lambda(lambda x: x[..., :2], name="cut")), r"cannot quantize 'cut' \(Lambda\)"),
+        (lambda: keras.Model(x := keras.Input((4, 4, 3)), keras.ops.flip(x)), "the operation ops.Flip, which tf_keras"),
+    ],
+)
+def test_refusals_before_anything_is_started(model, message):
+    with pytest.raises(QatError, match=message):
+        tflite_tools.qat(model(), np.zeros((8, 8, 8, 3), "float32"), python="/nowhere/python")
+
+
+def test_data_settings_and_interpreters_that_make_no_sense(images):
+    model = of(size=12)
+    with pytest.raises(QatError, match="epochs is -1"):
+        QatSettings(epochs=-1)
+    with pytest.raises(QatError, match="distillation_weight is 2"):
+        QatSettings(distillation_weight=2)
+    with pytest.raises(QatError, match="labels of shape .2. for 80 samples"):
+        tflite_tools.qat(model, images, [1, 2])
+    with pytest.raises(QatError, match="leaves nothing of 80 samples"):
+        tflite_tools.qat(model, images, settings=QatSettings(num_validation=80))
+    with pytest.raises(QatError, match="Cannot start the interpreter '/nowhere/python': .* Make an environment for it"):
+        tflite_tools.qat(model, images, python="/nowhere/python")
+
+
+@needs_tfmot
+def test_everything_is_carried_over_trained_and_all_integer(images):
+    model = everything()
+    lines: list[str] = []
+    made = tflite_tools.qat(model, images, settings=QatSettings(epochs=1, batch_size=20), progress=lines.append)
+    assert made.difference < 1e-4 and len(made.history) == 2 and len(lines) == 2
+    facts = tflite_tools.read_facts(made.data)
+    assert not facts.float_ops and facts.inputs[0].shape == (1, 12, 12, 3)
+    found = tflite_tools.predict(made.data, images)
+    expected = [np.asarray(x) for x in model(images)]
+    for name, right in zip(sorted(found), expected, strict=True):
+        assert np.abs(found[name] - right).mean() < 0.15 * max(np.abs(right).mean(), 0.2)
+
+
+@needs_tfmot
+def test_pruned_widths_survive(small_cnn, images):
+    result = prune(small_cnn, {"macs": 0.6}, time_limit_s=1)
+    labels = np.asarray(small_cnn(images)).argmax(1)
+    settings = QatSettings(epochs=2, batch_size=16, num_validation=16, learning_rate=0.01)
+    made = tflite_tools.qat(result, images, labels, teacher=small_cnn, settings=settings)
+    after, ptq = (tflite_tools.read_facts(x) for x in (made.data, tflite_tools.convert(result, "int8", images)))
+    assert abs(after.weight_bytes - ptq.weight_bytes) < 0.1 * ptq.weight_bytes
+    assert after.arena_bytes <= ptq.arena_bytes
+    assert [set(row) for row in made.history] == [{"epoch", "val_accuracy"}] + [{"epoch", "loss", "val_accuracy"}] * 2
+
+
+@needs_tfmot
+@pytest.mark.slow
+def test_a_trained_network_stays_right(shared_file):
+    from benchmarks.shared_data import SAMPLES
+
+    model = keras.models.load_model(shared_file("models/mlperf_kws_dscnn.keras"), compile=False)
+    samples = SAMPLES["mlperf_kws_dscnn"](1000)
+    made = tflite_tools.qat(model, samples.inputs[:800], samples.labels[:800], settings=QatSettings(epochs=1))
+    found = next(iter(tflite_tools.predict(made.data, samples.inputs).values()))
+    assert np.mean(found.argmax(-1) == samples.labels) > 0.90

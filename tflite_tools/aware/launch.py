@@ -1,0 +1,168 @@
+"""Quantization-aware training in a process of its own, which may be another Python: this one keeps its Keras."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tflite_tools.aware.blueprint import read
+from tflite_tools.aware.rewriting import rewrite
+from tflite_tools.aware.settings import QatSettings
+from tflite_tools.errors import QatError, first_line
+from tflite_tools.keras_models import input_specs, signature_names
+from tflite_tools.promises import require_kept
+from tflite_tools.recipe import RECIPES
+from tflite_tools.sampling import Calibration, arrays_of
+from tflite_tools.sources import resolved
+from tflite_tools.verification import by_signature, reference_outputs
+
+PYTHON_VARIABLE = "TFLITE_QAT_PYTHON"
+_PREFIX = "qat: "
+
+
+@dataclass(frozen=True)
+class QatResult:
+    """What came out.
+
+    Attributes:
+        data: the content of the int8 `.tflite` file.
+        history: one line of numbers for each epoch; epoch 0 is before training, with ranges from the data.
+        difference: between the Keras 3 network and its tf_keras twin, relative to the greatest output.
+    """
+
+    data: bytes
+    history: tuple[Mapping[str, float], ...]
+    difference: float
+
+    def __str__(self) -> str:
+        lines = [", ".join(f"{name} {value:g}" for name, value in row.items()) for row in self.history]
+        return "\n".join([*lines, f"int8 file of {len(self.data):,} bytes; twin within {self.difference:.1g}"])
+
+
+def qat(
+    model: Any,
+    data: Any,
+    labels: np.ndarray | Sequence[int] | None = None,
+    *,
+    teacher: Any = None,
+    settings: QatSettings | None = None,
+    python: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> QatResult:
+    """Trains with simulated quantization and converts to int8; the given model is not changed.
+
+    Args:
+        model: a Functional or Sequential Keras 3 model of built-in layers, or what `keras_qcqp.prune` returned; widths
+            stay as they are.
+        data: inputs to train on, as for `convert`.
+        labels: int[samples]; without them the network only imitates the teacher.
+        teacher: a Keras 3 model with the same inputs and outputs that is imitated; the model itself if None.
+        settings: `QatSettings()` if None.
+        python: interpreter with tensorflow-model-optimization; the variable TFLITE_QAT_PYTHON, or this one, if None.
+        progress: called with a line of text after each epoch.
+
+    Returns:
+        File, history, and how exactly the network was carried over.
+
+    Raises:
+        QatError: a layer that cannot be quantized, a package that is missing there, or training that fails.
+        RepresentativeDataError, ConversionError: as for `convert`.
+    """
+    settings = settings or QatSettings()
+    model = resolved(model)
+    specs = input_specs(model)
+    names = signature_names(specs)
+    listed = [names[spec.name] for spec in specs]
+    rewrite(read(model, listed))  # what cannot be done is refused before anything is started
+    chosen = data if isinstance(data, Calibration) else Calibration(data, max_samples=1 << 40)
+    inputs = by_signature(arrays_of(chosen, specs), specs)
+    _check(inputs, labels, settings)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save(read(model, listed), folder / "model")
+        if teacher is not None:
+            _save(read(resolved(teacher), listed), folder / "teacher")
+        first = {k: np.asarray(x[:8], np.float32) for k, x in inputs.items()}
+        np.savez(folder / "expected.npz", **_flat(reference_outputs(model, specs, first)))  # type: ignore[arg-type]
+        for number, key in enumerate(listed):
+            np.save(folder / f"input_{number}.npy", np.asarray(inputs[key], np.float32))
+        if labels is not None:
+            np.save(folder / "labels.npy", np.asarray(labels).reshape(-1).astype(np.int64))
+        (folder / "settings.json").write_text(json.dumps(asdict(settings)), encoding="utf-8")
+        result = _run(folder, str(python or os.environ.get(PYTHON_VARIABLE) or sys.executable), progress)
+        content = (folder / "model.tflite").read_bytes()
+    require_kept(content, RECIPES["int8"], set(listed), False)
+    return QatResult(content, tuple(result["history"]), float(result["difference"]))
+
+
+def _check(inputs: Mapping[str, np.ndarray], labels: Any, settings: QatSettings) -> None:
+    count = len(next(iter(inputs.values())))
+    if labels is not None and np.asarray(labels).reshape(-1).shape != (count,):
+        raise QatError(f"There are labels of shape {list(np.shape(labels))} for {count} samples; give one number each.")
+    if count - settings.num_validation < 1:
+        raise QatError(f"num_validation={settings.num_validation} leaves nothing of {count} samples to train on.")
+    for name, array in inputs.items():
+        if not np.isfinite(array).all():
+            raise QatError(f"The data for '{name}' holds NaN or infinity.")
+
+
+def _save(blueprint: Any, folder: Path) -> None:
+    folder.mkdir()
+    blueprint.save(folder)
+
+
+def _flat(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"output_{k}": x for k, x in enumerate(outputs.values())}
+
+
+def _run(folder: Path, python: str, progress: Callable[[str], None] | None) -> dict[str, Any]:
+    # A link instead of our own import path, whose packages may be those of another Python.
+    (folder / "tflite_tools").symlink_to(Path(__file__).resolve().parents[1], target_is_directory=True)
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "KERAS_BACKEND")}
+    environment |= {"PYTHONPATH": str(folder), "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    errors = folder / "errors.txt"
+    with errors.open("w", encoding="utf-8") as stream:
+        try:
+            process = subprocess.Popen(
+                [python, "-m", "tflite_tools.aware.worker", str(folder)],
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+                env=environment,
+                cwd=folder,
+            )
+        except OSError as error:
+            raise QatError(f"Cannot start the interpreter '{python}': {error.strerror}. {_WAY_OUT}") from error
+        with process:
+            try:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    if progress and line.startswith(_PREFIX):
+                        progress(line.removeprefix(_PREFIX).strip())
+            except BaseException:
+                process.kill()
+                raise
+    path = folder / "result.json"
+    if not path.exists():
+        last = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise QatError(f"The training process ended with status {process.returncode}: {last[0][:300]}")
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "error" in result:
+        way_out = f" {_WAY_OUT}" if result.get("missing") else ""
+        raise QatError(f"{first_line(Exception(result['error']), 600)}{way_out}")
+    return result
+
+
+_WAY_OUT = (
+    "Make an environment for it, python3.11 -m venv qat && qat/bin/pip install 'keras-qcqp[qat]', and give its "
+    f"interpreter: python='qat/bin/python', or the variable {PYTHON_VARIABLE}."
+)
