@@ -75,6 +75,7 @@ setup(
             "keras_qcqp_taper = keras_qcqp.taper_main:run",
             "tflite_convert = tflite_tools.convert_main:run",
             "tflite_devices = tflite_tools.devices_main:run",
+            "tflite_export = tflite_tools.export_main:run",
             "tflite_facts = tflite_tools.facts_main:run",
             "tflite_fit_latency = tflite_tools.fit_latency_main:run",
             "tflite_profile = tflite_tools.profile_main:run",

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tflite_tools.aware.launch import QatResult as QatResult
     from tflite_tools.aware.launch import qat as qat
     from tflite_tools.aware.settings import QatSettings as QatSettings
+    from tflite_tools.bundle import BundleOptions as BundleOptions
+    from tflite_tools.bundle import export as export
     from tflite_tools.conversion import convert as convert
     from tflite_tools.devices.base import TimingOptions as TimingOptions
     from tflite_tools.errors import ConversionError as ConversionError
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 # No module may carry a public name: importing the submodule would put itself in the function's place.
 _HOME = {
+    "BundleOptions": "bundle",
+    "export": "bundle",
     "convert": "conversion",
     "load_keras_model": "keras_models",
     "TimingOptions": "devices.base",

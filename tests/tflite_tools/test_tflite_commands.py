@@ -147,7 +147,9 @@ def test_models_of_one_name_keep_their_paths():
     }
 
 
-@pytest.mark.parametrize("module", ["convert_main", "devices_main", "facts_main", "profile_main", "qat_main"])
+@pytest.mark.parametrize(
+    "module", ["convert_main", "devices_main", "export_main", "facts_main", "profile_main", "qat_main"]
+)
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
 def test_help_shows_examples_and_flags_and_loads_nothing_heavy(run_python, module, flag):
     code = (
