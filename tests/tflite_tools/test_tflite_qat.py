@@ -106,14 +106,16 @@ def test_data_settings_and_interpreters_that_make_no_sense(images):
 def test_everything_is_carried_over_trained_and_all_integer(images):
     model = everything()
     lines: list[str] = []
-    made = tflite_tools.qat(model, images, settings=QatSettings(epochs=1, batch_size=20), progress=lines.append)
+    made = tflite_tools.qat(
+        model, images, settings=QatSettings(epochs=1, batch_size=20, learning_rate=1e-4), progress=lines.append
+    )
     assert made.difference < 1e-4 and len(made.history) == 2 and len(lines) == 2
     facts = tflite_tools.read_facts(made.data)
     assert not facts.float_ops and facts.inputs[0].shape == (1, 12, 12, 3)
     found = tflite_tools.predict(made.data, images)
     expected = [np.asarray(x) for x in model(images)]
     for name, right in zip(sorted(found), expected, strict=True):
-        assert np.abs(found[name] - right).mean() < 0.15 * max(np.abs(right).mean(), 0.2)
+        assert np.abs(found[name] - right).mean() < 0.3 * max(np.abs(right).mean(), 0.2)
 
 
 @needs_tfmot
