@@ -3,11 +3,11 @@
 Examples:
   Float and int8, with the names of the classes:
     python -m tflite_tools.export_main --model=net.keras --representative_data=samples.npy --labels=labels.txt \\
-        --output_dir=bundle
+        --output=bundle
 
   The original and the plan of keras_qcqp_prune, int8 only, an old bundle replaced:
     python -m tflite_tools.export_main --model=net.keras --plan=plan.json --recipes=int8 \\
-        --representative_data=samples.npy --output_dir=bundle --overwrite
+        --representative_data=samples.npy --output=bundle --overwrite
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tflite_tools.sources import load_plan, resolved
 _FLAGS = command.new_flags()
 _MODEL = flags.DEFINE_string("model", None, "Keras model to read (.keras or .h5).", flag_values=_FLAGS)
 _PLAN = flags.DEFINE_string("plan", None, "Plan (.json) by which the model is pruned first.", flag_values=_FLAGS)
-_OUTPUT = flags.DEFINE_string("output_dir", None, "The folder to write.", flag_values=_FLAGS)
+_OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", flag_values=_FLAGS)
 _RECIPES = flags.DEFINE_list("recipes", ["float32", "int8"], "Which files to make.", flag_values=_FLAGS)
 _DATA = flags.DEFINE_string(
     "representative_data", None, "About 100 samples, preprocessed: .npy, .npz, image folder.", flag_values=_FLAGS
