@@ -29,6 +29,7 @@ _BUDGET = flags.DEFINE_string("budget", None, "Prune to this in steps, instead o
 _STEPS = flags.DEFINE_integer("steps", 3, "How many steps; with --budget.", 1)
 _EPOCHS = flags.DEFINE_integer("epochs", 30, "Passes over the training images, in each step.", 1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.05, "The highest; falls along half a cosine.")
+_OPTIMIZER = flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam"], "Adam suits networks of raw pixels better.")
 _DISTILLATION_WEIGHT = flags.DEFINE_float("distillation_weight", 0.5, "Share of imitation in the loss.", 0.0, 1.0)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images of a step.", 1)
 _WARMUP_EPOCHS = flags.DEFINE_float("warmup_epochs", 0.0, "How long the learning rate rises first.")
@@ -72,6 +73,7 @@ def train(model: keras.Model, teacher: keras.Model | None, data: cifar10.Data) -
         "weight_decay": _WEIGHT_DECAY.value,
         "mixed_precision": _MIXED_PRECISION.value,
         "seed": _SEED.value,
+        "optimizer": _adam(len(data.train.y)) if _OPTIMIZER.value == "adam" else None,
         "checkpoint_dir": _CHECKPOINT_DIR.value,
         "progress": lambda line: print(line, file=sys.stderr, flush=True),
     }
@@ -79,6 +81,12 @@ def train(model: keras.Model, teacher: keras.Model | None, data: cifar10.Data) -
     if _BUDGET.value:
         return keras_qcqp.prune_and_finetune(model, _BUDGET.value, train, steps=_STEPS.value, **options)
     return keras_qcqp.finetune(model, train, teacher=teacher, **options)
+
+
+def _adam(num_images: int) -> keras.optimizers.Optimizer:
+    """Along the same half cosine; raw pixels make gradients of the first layer that no one rate of SGD suits."""
+    steps = -(-num_images // _BATCH_SIZE.value) * _EPOCHS.value
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(_LEARNING_RATE.value, steps))
 
 
 if __name__ == "__main__":
