@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 import tf_keras
 
 import keras_qcqp
+import tflite_tools
+from tflite_tools.latency import verifying
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -45,6 +48,25 @@ def test_the_first_example_and_the_road_to_the_edge_run(tmp_path, monkeypatch):
     assert keras_qcqp.measure(names["result"].model)["macs"] <= 0.5 * keras_qcqp.measure(model)["macs"]
     exec(block("tflite_tools.convert"), names)
     assert len(names["outputs"]) == 1
+
+
+def test_the_example_of_latencies_runs(tmp_path, monkeypatch, capsys):
+    from staircase import Steps
+    from test_latency_budget import converted
+
+    monkeypatch.chdir(tmp_path)
+    model = networks.shake(networks.residual())
+    Path("net_int8.tflite").write_bytes(converted(model, "int8"))
+    fit, prune = tflite_tools.fit_latency, keras_qcqp.prune
+    quick = tflite_tools.FitOptions(num_calibration=1, num_held_out=2)
+    monkeypatch.setattr(tflite_tools, "fit_latency", lambda path: fit(path, Steps(), quick))
+    measure = functools.partial(verifying.measure, source=Steps())
+    monkeypatch.setattr(keras_qcqp, "prune", lambda *a, verify, **k: prune(*a, verify=measure, **k), raising=False)
+    names: dict[str, object] = {"keras_qcqp": keras_qcqp, "tflite_tools": tflite_tools, "model": model}
+    code = block("LatencyLimit").replace("fraction=0.8", "fraction=0.95")  # its steps are wide for so small a network
+    exec(code, names)
+    assert names["result"].latencies[0].measured_ms <= 0.95 * names["result"].latencies[0].before_ms
+    assert "held-out networks of random widths, chosen" in capsys.readouterr().out
 
 
 def test_the_example_of_fine_tuning_runs(tmp_path, monkeypatch, capsys):
