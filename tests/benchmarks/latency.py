@@ -7,8 +7,8 @@ One line of JSON for each row; rows that are in the file already are not made ag
 
 fit: error of whole networks of random widths, for the form that was chosen and for each one alone. accuracy: a latency
 budget of half against the largest MAC budget that is predicted to be as fast; one-shot, same importance (fisher), least
-squares, no training. speed: measured speed-up at half of the MACs, with and without width_multiple="auto". verify: random
-limits with verify=True, measured once more afterwards.
+squares, no training. speed: measured speed-up at half of the MACs, with and without width_multiple="auto". verify:
+random limits with verify=True, measured once more afterwards.
 """
 
 from __future__ import annotations
