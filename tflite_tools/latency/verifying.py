@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from tflite_tools.errors import RepresentativeDataWarning
 from tflite_tools.latency.costing import CostSource, DeviceCosts
 from tflite_tools.latency.model import LatencyModel
 
-_SECONDS, _PASSES, _SAMPLES = 2.0, 2, 8
+_SECONDS, _PASSES, _SAMPLES = 0.5, 2, 8
+_AT_LEAST_S = 1.5  # small networks are measured in milliseconds, and a busy neighbour stays longer than that
 _CONVERTED: WeakKeyDictionary[Any, dict[str, bytes]] = WeakKeyDictionary()  # the original is measured in every round
 
 
@@ -33,8 +35,9 @@ def measure(models: Sequence[Any], path: str, source: CostSource | None = None) 
     fitted = LatencyModel.load(path)
     device = source or DeviceCosts(fitted.device, fitted.num_threads)
     files = {str(number): _converted(model, fitted.recipe) for number, model in enumerate(models)}
-    passes = 1 if device.deterministic else _PASSES
-    found = [device.costs(files, _SECONDS) for _ in range(passes)]
+    found, end = [device.costs(files, _SECONDS)], time.monotonic() + _AT_LEAST_S
+    while not device.deterministic and (len(found) < _PASSES or time.monotonic() < end):
+        found.append(device.costs(files, _SECONDS))
     return [min(costs[name] for costs in found) for name in files]
 
 
