@@ -21,6 +21,7 @@ from tflite_tools.errors import DeviceError, first_line
 from tflite_tools.flatbuffer import TfliteFacts
 
 _X86 = ("x86_64", "amd64", "i386", "i686")
+_LOW = 0.05
 _INT8_NOTE = "host int8 time is no phone proxy: this x86 processor has {} int8 instructions (VNNI), so {}."
 _CONSEQUENCES = {True: "a phone gains less from int8", False: "int8 is slower than float32 here, faster on Arm"}
 _GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
@@ -36,8 +37,9 @@ class HostDevice:
     """Time on the computer that runs this program.
 
     Block means move by 10 to 20 % on a shared machine, the minimum over interleaved rounds by about 2 %. So
-    all models take turns, round by round, and the minimum is the result. With one thread, a run that was interrupted by
-    other processes counts with the time of its thread alone: on a busy machine no run of some milliseconds is whole.
+    all models take turns, round by round, and the minimum is the result. With one thread, the 5 % quantile of the time of
+    that thread alone counts where it is less: on a busy machine no run of some milliseconds is left in peace. Not its
+    minimum, since that clock reads too little in one of some ten thousand runs, down to nothing at all.
     """
 
     name = "host"
@@ -64,16 +66,19 @@ class HostDevice:
         delegate = options.delegate_among(DELEGATES, self.name)
         loaded = {name: _load(name, data, options, delegate) for name, data in models.items()}
         samples = {name: np.empty((options.rounds, options.repeats)) for name in models}
+        own, single = {name: np.full_like(values, np.inf) for name, values in samples.items()}, options.num_threads == 1
         first = {name: np.full(max(options.warmup, 1), np.nan) for name in models}
         for name, model in loaded.items():
-            _run(name, model.interpreter, first[name][: options.warmup], options.num_threads)
+            _run(name, model.interpreter, first[name][: options.warmup], None)
         for number in range(options.rounds):
             for name, model in loaded.items():
-                _run(name, model.interpreter, samples[name][number], options.num_threads)
+                _run(name, model.interpreter, samples[name][number], own[name][number] if single else None)
         timings = {}
         for name, values in samples.items():
             begin = first[name][0] if options.warmup else values[0, 0]
-            timing = _timing(values.ravel() * 1e-6, loaded[name].init_ms, begin * 1e-6, delegate)
+            timing = _timing(
+                values.ravel() * 1e-6, own[name].ravel() * 1e-6, loaded[name].init_ms, begin * 1e-6, delegate
+            )
             timings[name] = _with_extras(timing, name, models[name], options, delegate)
         return timings
 
@@ -120,18 +125,19 @@ def _load(name: str, data: bytes, options: TimingOptions, delegate: str) -> _Loa
     return _Loaded(interpreter, init_ms)
 
 
-def _run(name: str, interpreter: Any, nanoseconds: np.ndarray, num_threads: int) -> None:
-    """Runs once per element of `nanoseconds` and stores each duration there."""
+def _run(name: str, interpreter: Any, nanoseconds: np.ndarray, own: np.ndarray | None) -> None:
+    """Runs once per element of `nanoseconds` and stores each duration there, and in `own` that of this thread alone."""
     invoke = _bare_invoke(interpreter)
-    clock = time.perf_counter_ns
-    # Read outside of the wall clock, since it is a system call; where nothing interrupts, the wall clock is less.
-    own = time.thread_time_ns if num_threads == 1 else time.perf_counter_ns
+    clock, thread_clock = time.perf_counter_ns, time.thread_time_ns
     try:
         for index in range(len(nanoseconds)):
-            own_begin, begin = own(), clock()
+            # Read outside of the wall clock, since it is a system call.
+            own_begin = thread_clock() if own is not None else 0
+            begin = clock()
             invoke()
-            wall = clock() - begin
-            nanoseconds[index] = min(wall, own() - own_begin)
+            nanoseconds[index] = clock() - begin
+            if own is not None:
+                own[index] = thread_clock() - own_begin
     except (RuntimeError, ValueError) as error:
         raise DeviceError(f"Model '{name}' fails while running on the host: {first_line(error)}") from error
     finally:
@@ -143,9 +149,12 @@ def _bare_invoke(interpreter: Any) -> Callable[[], Any]:
     return getattr(getattr(interpreter, "_interpreter", None), "Invoke", interpreter.invoke)
 
 
-def _timing(milliseconds: np.ndarray, init_ms: float, first_ms: float, delegate: str) -> Timing:
+def _timing(milliseconds: np.ndarray, own: np.ndarray, init_ms: float, first_ms: float, delegate: str) -> Timing:
+    """From the durations of all runs, and those of the thread alone (infinite where they were not taken)."""
     p10, median, p90 = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
-    least, count = float(milliseconds.min()), milliseconds.size
+    # The next value up, never in between: of few runs, too, the very least does not count.
+    undisturbed = np.quantile(own, _LOW, method="higher")
+    least, count = float(min(milliseconds.min(), undisturbed)), milliseconds.size
     return Timing(least, median, p10, p90, count, init_ms=init_ms, first_ms=float(first_ms), delegate=delegate)
 
 
