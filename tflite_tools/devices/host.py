@@ -37,9 +37,9 @@ class HostDevice:
     """Time on the computer that runs this program.
 
     Block means move by 10 to 20 % on a shared machine, the minimum over interleaved rounds by about 2 %. So
-    all models take turns, round by round, and the minimum is the result. With one thread, the 5 % quantile of the time of
-    that thread alone counts where it is less: on a busy machine no run of some milliseconds is left in peace. Not its
-    minimum, since that clock reads too little in one of some ten thousand runs, down to nothing at all.
+    all models take turns, round by round, and the minimum is the result. With one thread, the 5 % quantile of the time
+    of that thread alone counts where it is less: on a busy machine no run of some milliseconds is left in peace. Not
+    its minimum, since that clock now and then reads too little, down to nothing at all.
     """
 
     name = "host"
