@@ -81,9 +81,10 @@ def until_met(
     Raises:
         InfeasibleError: the limits are still not met.
     """
+    found: list[Verified] = []
     current = [dataclasses.replace(limit, scale=limit.scale / _AIM) for limit in limits]
     for number in range(1, _ROUNDS + 1):
-        result = solve(current)
+        result = _solved(solve, current, found)
         found = [_measured(limit, result, measure, model, number) for limit in current]
         for one in found:
             tell(str(one))
@@ -94,6 +95,16 @@ def until_met(
         f"Measured latencies do not meet their limits after {_ROUNDS} rounds. {_listed(found)}. Is the device busy, or "
         "was the latency file made in another state of it? Fit again, or raise the limit."
     )
+
+
+def _solved(solve: Callable[[Sequence[LatencyLimit]], Any], limits: list[LatencyLimit], found: list[Verified]) -> Any:
+    """What was measured so far belongs to the message: the solver speaks of limits that nobody asked for."""
+    try:
+        return solve(limits)
+    except InfeasibleError as error:
+        if not found:
+            raise
+        raise InfeasibleError(f"{error} Limits were lowered since more was measured: {_listed(found)}.") from None
 
 
 def _measured(limit: LatencyLimit, result: Any, measure: Measure, model: keras.Model, number: int) -> Verified:

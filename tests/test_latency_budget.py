@@ -209,6 +209,10 @@ def test_what_cannot_be_told_is_refused(fitted, tmp_path):
     with pytest.raises(BudgetError, match="depends on 3 sets of channels that are kept independently"):
         as_resource(couple(read(named("dense_block"))), LatencyLimit(fitted("dense_block"), ms=1))
     stored = json.loads(Path(path).read_text())
+    deeper = {**stored, "ops": [*stored["ops"], *stored["ops"]]}
+    (tmp_path / "deeper.json").write_text(json.dumps(deeper))
+    with pytest.raises(BudgetError, match="made for another network .* this one has .* operators"):
+        as_resource(couple(read(named("residual"))), LatencyLimit(str(tmp_path / "deeper.json"), ms=1))
     for op in stored["ops"]:
         op[3] = op[3] and op[3] - 1
     (tmp_path / "narrow.json").write_text(json.dumps(stored))

@@ -26,7 +26,7 @@ def as_resource(coupling: Coupling, limit: LatencyLimit) -> Resource:
     """
     file, tables = limit.load(), dict[tuple[int, ...], np.ndarray]()
     constant = file.constant
-    for place in _places(coupling, file):
+    for place in _places(coupling, file, whole=True):
         key, table = place.table(coupling)
         if key:
             tables[key] = tables[key] + table if key in tables else table
@@ -60,6 +60,7 @@ def mask_steps(coupling: Coupling, file: LatencyFile) -> dict[int, set[int]]:
     return found
 
 
+_CONVERTING = ("QUANTIZE", "DEQUANTIZE")  # at inputs and outputs; there or not by the recipe
 _KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
@@ -129,8 +130,12 @@ def _free(coupling: Coupling, side: _Side) -> tuple[int, dict[int, int]]:
     return held, free
 
 
-def _places(coupling: Coupling, file: LatencyFile) -> Iterator[_Place]:
-    """The operators of the deployed network with those of the file, in order."""
+def _places(coupling: Coupling, file: LatencyFile, whole: bool = False) -> Iterator[_Place]:
+    """The operators of the deployed network with those of the file, in order.
+
+    Args:
+        whole: it is the network that was measured, nothing taken out of it.
+    """
     if coupling.joins:
         raise BudgetError(
             f"Latency budgets need residual='tied': how the operands of union additions are aligned, and what that "
@@ -138,7 +143,7 @@ def _places(coupling: Coupling, file: LatencyFile) -> Iterator[_Place]:
         )
     program = deployed(coupling, file.recipe, NAME)
     ops = [op for op in program.ops.values() if op.kind not in ("INPUT", "CONSTANT")]
-    for op, known in zip(ops, _aligned(ops, file), strict=True):
+    for op, known in zip(ops, _aligned(ops, file, whole), strict=True):
         read = program.ops[op.reads[0]].value if op.reads else op.value
         given, made = _side(read, known.given), _side(op.value, known.made)
         _require_within(op, known, file, (len(given.ids) + given.fixed, len(made.ids) + made.fixed))
@@ -153,8 +158,11 @@ def _side(value: Value, width: int | None) -> _Side:
     return _Side(value.ids, value.extra)
 
 
-def _aligned(ops: list[Op], file: LatencyFile) -> list[FileOp]:
+def _aligned(ops: list[Op], file: LatencyFile, whole: bool) -> list[FileOp]:
     """For each operator that of the file; a network from which branches were taken out has fewer of them."""
+    inner = [k for k in file.ops if k.kind not in _CONVERTING]
+    if whole and len(inner) != sum(op.kind not in _CONVERTING for op in ops):
+        raise BudgetError(_another(file, f"this one has {len(ops)} operators"))
     found: list[FileOp] = []
     rest = iter(file.ops)
     for op in ops:

@@ -110,6 +110,14 @@ def test_every_multiple_is_measured_where_no_formula_fits(fixture_model):
     table = row.forms["table"]
     for given_, made, cost, _ in row.samples:
         assert table.at(int(given_), int(made)) == pytest.approx(cost)
+        assert row.at((int(given_) - 3, int(made) - 7)) == pytest.approx(row.at((int(given_), int(made))))
+    assert "quadratic" not in row.forms and "that were fitted, all multiples" in str(model)
+
+
+@pytest.mark.parametrize("name", ["tiny_dynamic", "tiny_float16", "tiny_int16x8"])
+def test_other_number_formats_are_refused(fixture_model, name):
+    with pytest.raises(ProfileError, match="float32 and of full int8 files; this one holds"):
+        fit_latency(fixture_model(name), Steps(), FitOptions(num_calibration=0, num_held_out=0))
 
 
 def test_saved_and_loaded_it_predicts_the_same(fitted, tmp_path):

@@ -181,7 +181,11 @@ class Connection:
         """
         if self.run(["test", "-s", path]).status:
             return b""
-        return adb(["-s", self.serial, "exec-out", shlex.join(["cat", path])], 60, limit).stdout
+        size = self.run(["stat", "-c", "%s", path]).text.strip()
+        answer = adb(["-s", self.serial, "exec-out", shlex.join(["cat", path])], 60, limit)
+        if size.isdigit() and len(answer.stdout) != int(size):  # a table that is cut at a line's end looks whole
+            raise self._lost(answer)
+        return answer.stdout
 
     def _lost(self, answer: Finished) -> DeviceError:
         state = next((d.state for d in attached_devices() if d.serial == self.serial), "not attached any more")

@@ -151,7 +151,8 @@ class _Bench:
     def time(self, path: str) -> BenchmarkRun:
         """One run without the profiler, from the printed lines and the binary result."""
         result = f"{path}.pb"
-        run = read_run(self._run(path, [f"--result_file_path={result}"]).text)
+        peak = ["--report_peak_memory_footprint=true"] if self.options.memory else []
+        run = read_run(self._run(path, [f"--result_file_path={result}", *peak]).text)
         _check_delegate(run.delegation, self.delegate)
         data = self.connection.read(result, _RESULT_LIMIT)
         return with_result(run, data) if data else run
@@ -175,7 +176,9 @@ class _Bench:
         options = self.options
         runs = max(1, options.rounds * options.repeats // _PASSES)
         arguments = [f"--graph={path}", f"--num_threads={options.num_threads}", f"--num_runs={runs}"]
-        arguments += [f"--warmup_runs={max(1, options.warmup)}", *_DELEGATES[self.delegate], *extra]
+        # By default it also runs for a second, and warms up for half of one, however few runs were asked for.
+        arguments += [f"--warmup_runs={max(1, options.warmup)}", "--min_secs=0", "--warmup_min_secs=0"]
+        arguments += [*_DELEGATES[self.delegate], *extra]
         command = [*(["taskset", self.settings.mask] if self.settings.mask else []), self.program, *arguments]
         # The program goes on when adb is killed here, so it gets a limit there as well.
         limit = f"if command -v timeout >/dev/null; then exec timeout {_RUN_SECONDS} {shlex.join(command)}; fi; exec "

@@ -175,6 +175,8 @@ def with_result(run: BenchmarkRun, data: bytes) -> BenchmarkRun:
     if latency.median_ms > 0:
         changes |= {"median_ms": latency.median_ms, "low_ms": latency.p5_ms, "high_ms": latency.p95_ms}
         changes["has_percentiles"] = True
-    if memory.overall_footprint_kb > 0:
+    if memory.peak_mem_mb > 0:  # only where it was asked for; else what the run added to the process
+        changes["memory_bytes"] = int(memory.peak_mem_mb * 2**20)
+    elif memory.overall_footprint_kb > 0:
         changes["memory_bytes"] = memory.overall_footprint_kb * 1024
     return replace(run, **changes)

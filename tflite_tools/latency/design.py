@@ -31,7 +31,7 @@ def plan_points(geometry: Geometry, seed: int, multiple: int | None = None) -> D
 
     Args:
         multiple: measure every multiple of this, and the full widths, instead of a few; then the table is complete,
-            and nothing but multiples is asked of it.
+            and what lies between costs as much as the next multiple.
     """
     random = np.random.default_rng([seed, len(geometry.key), *geometry.key.encode()[:64]])
     sides = [side for side in (0, 1) if geometry.spans[side] is not None]

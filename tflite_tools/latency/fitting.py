@@ -13,12 +13,12 @@ import numpy as np
 
 from tflite_tools.devices import Device
 from tflite_tools.errors import ProfileError
-from tflite_tools.flatbuffer import TfliteSource, read_bytes, read_facts
+from tflite_tools.flatbuffer import TfliteFacts, TfliteSource, read_bytes, read_facts
 from tflite_tools.latency.calibration import Whole, corrected, only
 from tflite_tools.latency.costing import CostSource, DeviceCosts
 from tflite_tools.latency.design import Design, plan_points
-from tflite_tools.latency.flat_graph import read_graph
-from tflite_tools.latency.forms import NAMES, Samples, fit_all, quality
+from tflite_tools.latency.flat_graph import FlatGraph, read_graph
+from tflite_tools.latency.forms import NAMES, Samples, fit_all, fit_multiples, quality
 from tflite_tools.latency.geometry import Geometry, Widths, fingerprint, geometries
 from tflite_tools.latency.journal import Journal
 from tflite_tools.latency.model import LatencyModel, Row, RowFit, fitted_row
@@ -92,6 +92,7 @@ def fit_latency(
     source = device if isinstance(device, CostSource) else DeviceCosts(device, chosen.num_threads)
     data = read_bytes(model)
     facts, graph = read_facts(model), read_graph(model)
+    recipe = _recipe(graph, facts)
     rows, uses = geometries(graph)
     designs = [plan_points(row, chosen.seed, chosen.multiple) for row in rows]
     networks = _networks(Resizable(graph), chosen)
@@ -107,17 +108,38 @@ def fit_latency(
         device=source.name,
         num_threads=source.num_threads,
         deterministic=source.deterministic,
-        recipe="int8" if facts.has_int8_activations else "float32",
+        recipe=recipe,
         fingerprint=mark,
         environment=source.environment(),
         settings=asdict(chosen),
         ops=uses,
-        rows=tuple(_row(row, design, costs, k) for k, (row, design) in enumerate(zip(rows, designs, strict=True))),
+        rows=tuple(
+            _row(row, design, costs, k, chosen.multiple)
+            for k, (row, design) in enumerate(zip(rows, designs, strict=True))
+        ),
         measured_ms=costs["whole"],
     )
     return dataclasses.replace(_judged(found, networks, costs), seconds=time.perf_counter() - began)
 
 
+def _recipe(graph: FlatGraph, facts: TfliteFacts) -> str:
+    """The number format that a budget has to convert to, so that what is verified is what was fitted.
+
+    Raises:
+        ProfileError: it is neither float32 nor int8.
+    """
+    if facts.has_int8_activations:
+        return "int8"
+    others = sorted({t.dtype for t in graph.tensors if t.dtype not in _PLAIN} - {""})
+    if others:
+        raise ProfileError(
+            f"Latency models are made of float32 and of full int8 files; this one holds {', '.join(others)}. Convert "
+            "the network with the recipe float32 or int8."
+        )
+    return "float32"
+
+
+_PLAIN = ("float32", "int32", "int64", "bool")
 _Built = tuple[bytes, tuple[Widths, ...]]
 _Make = Callable[[], bytes]
 
@@ -166,13 +188,16 @@ class _Plan:
     tell: Tell
 
 
-def _row(row: Geometry, design: Design, costs: Mapping[str, float], number: int) -> Row:
+def _row(row: Geometry, design: Design, costs: Mapping[str, float], number: int, multiple: int | None) -> Row:
     def samples(points: Sequence[Widths]) -> Samples:
         listed = [(w[0] or 0, w[1] or 0, max(costs[_name(number, w)], 1e-9)) for w in dict.fromkeys(points)]
         return np.array(listed, np.float64).reshape(-1, 3)
 
     train, held_out = samples((*design.grid, *design.scattered)), samples(design.held_out)
-    forms = fit_all(train, samples(design.grid), (row.spans[0] is not None, row.spans[1] is not None))
+    if multiple is None:
+        forms = fit_all(train, samples(design.grid), (row.spans[0] is not None, row.spans[1] is not None))
+    else:
+        forms = fit_multiples(train, int(np.lcm(row.multiple, multiple)))
     return fitted_row(row.kind, row.key, row.spans, row.multiple, forms, RowFit(train, held_out))
 
 
@@ -190,7 +215,8 @@ def _judged(model: LatencyModel, networks: Mapping[str, _Built], costs: Mapping[
         return found
     measured = np.array([cost for _, cost in pairs(held_out)])
     whole = {}
-    for form in ("chosen", *NAMES):
+    fitted = [form for form in NAMES if any(form in row.forms for row in model.rows)]
+    for form in ("chosen", *fitted):
         candidate = found if form == "chosen" else corrected(only(model, form), pairs(calibration))
         predicted = np.array([candidate.predict(widths) for _, (_, widths) in held_out])
         whole[form] = quality(predicted, measured)

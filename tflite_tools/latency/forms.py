@@ -97,6 +97,13 @@ Samples = np.ndarray
 """float[samples, 3]: input width, output width (0 where there is none), cost."""
 
 
+def fit_multiples(train: Samples, multiple: int) -> dict[str, Form]:
+    """The forms where nothing but multiples was measured: what lies between costs as much as the next multiple."""
+    found = {"stepped": _polynomial("stepped", train, (multiple, multiple))}
+    table = _table(train, (multiple, multiple))
+    return found if table is None else {**found, "table": table}
+
+
 def fit_all(train: Samples, grid: Samples, has: tuple[bool, bool]) -> dict[str, Form]:
     """One form of each kind that the samples allow.
 

@@ -30,7 +30,8 @@ def render(model: LatencyModel) -> str:
     stream = io.StringIO()
     Console(file=stream, width=160, no_color=True).print(table)
     lines = [f"{model.name}, {model.recipe}, on {model.device} ({model.num_threads} thread(s))", *_lines(stream)]
-    lines.append(f"errors: mean over widths that no fit saw; the fit took {model.seconds:.0f} s")
+    seen = "that no fit saw" if model.settings.get("multiple") is None else "that were fitted, all multiples"
+    lines.append(f"errors: mean over widths {seen}; the fit took {model.seconds:.0f} s")
     lines.append(f"whole network {model.measured_ms:.4f} ms measured, {model.predict():.4f} ms predicted")
     for name, found in model.whole.items():
         lines.append(
