@@ -42,7 +42,7 @@ class BundleOptions:
 def export(
     result: Any,
     out_dir: str | os.PathLike[str],
-    recipes: Sequence[str] = ("float32", "int8"),
+    recipes: Sequence[str] | None = None,
     representative_data: Any = None,
     *,
     options: BundleOptions | None = None,
@@ -54,28 +54,42 @@ def export(
     Args:
         result: a Keras model, or what `keras_qcqp.prune` returned, whose report goes along.
         out_dir: the folder; it appears in one step, when all is written.
-        recipes: names in `RECIPES`; each makes `<recipe>.tflite`.
+        recipes: names in `RECIPES`; each makes `<recipe>.tflite`. If None float32 and, with representative data, int8,
+            without dynamic_int8.
         representative_data: as for `convert`, for recipes that need it.
         options: `BundleOptions()` if None.
-        files: more `.tflite` files by name, such as that of `qat`.
+        files: more `.tflite` files by name, such as that of `qat`; none the name of a recipe.
         overwrite: replace the folder if it is there.
 
     Returns:
         The folder.
 
     Raises:
-        OutputFileError: it exists, or cannot be written; nothing is left behind then.
+        OutputFileError: it exists, or cannot be written; a name that is taken or no name; labels that do not fit the
+            outputs. Nothing is left behind then.
         RecipeError, RepresentativeDataError, ConversionError: as for `convert`.
     """
     target = _free(out_dir, overwrite)
-    contents = {name: data for name, data in (files or {}).items()}
+    if recipes is None:
+        recipes = ("float32", "dynamic_int8" if representative_data is None else "int8")
+    contents = dict(files or {})
+    _require_names(contents, [get_recipe(recipe).name for recipe in recipes])
     for recipe in recipes:
         from tflite_tools.conversion import convert
 
         contents[get_recipe(recipe).name] = convert(result, recipe, representative_data)
-    if not contents:
+    return _write(target, _texts(result, contents, options or BundleOptions()), contents, overwrite)
+
+
+def _require_names(files: Mapping[str, bytes], recipes: Sequence[str]) -> None:
+    if not files and not recipes:
         raise OutputFileError("There is nothing to export: give recipes, or files.")
-    return _write(target, _texts(result, contents, options or BundleOptions()), contents)
+    taken = next((name for name in [*recipes, *files] if [*recipes, *files].count(name) > 1), None)
+    if taken is not None:
+        raise OutputFileError(f"Two files would be '{taken}.tflite'. Call the one in files= something else.")
+    for name in files:
+        if not name or name.startswith(".") or not {"/", "\\", "\0"}.isdisjoint(name):
+            raise OutputFileError(f"'{name}' in files= is no name of a file: give one without folder and ending.")
 
 
 def _free(out_dir: str | os.PathLike[str], overwrite: bool) -> Path:
@@ -91,6 +105,10 @@ def _free(out_dir: str | os.PathLike[str], overwrite: bool) -> Path:
 
 def _texts(result: Any, contents: Mapping[str, bytes], options: BundleOptions) -> dict[str, str]:
     facts = {name: read_facts(data) for name, data in contents.items()}
+    for name, row in facts.items():
+        sizes = [tensor.shape[-1] for tensor in row.outputs if tensor.shape]
+        if options.labels and len(options.labels) not in sizes:
+            raise OutputFileError(f"There are {len(options.labels)} labels, but '{name}' has outputs of size {sizes}.")
     texts = {
         "metadata.json": json.dumps(_metadata(contents, facts, options), indent=1),
         "example.py": example_script(f"{next(iter(contents))}.tflite"),
@@ -139,7 +157,7 @@ def _tensor(tensor: TensorFacts) -> dict[str, Any]:
     return {**found, "scale": tensor.scale, "zero_point": tensor.zero_point, "real_range": ends}
 
 
-def _write(target: Path, texts: Mapping[str, str], contents: Mapping[str, bytes]) -> Path:
+def _write(target: Path, texts: Mapping[str, str], contents: Mapping[str, bytes], overwrite: bool) -> Path:
     everything = {name: text.encode("utf-8") for name, text in texts.items()}
     everything |= {f"{name}.tflite": data for name, data in contents.items()}
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(everything.items()))
@@ -149,14 +167,17 @@ def _write(target: Path, texts: Mapping[str, str], contents: Mapping[str, bytes]
         partial.mkdir()
         for name, data in {**everything, "SHA256SUMS": sums.encode()}.items():
             (partial / name).write_bytes(data)
-        if target.exists():
+        if _free(target, overwrite).exists():  # asked again: converting took a while
             target.rename(old)
         partial.rename(target)
+    except OutputFileError:
+        raise
     except OSError as error:
-        if old.exists() and not target.exists():
-            old.rename(target)
         raise OutputFileError(f"Cannot write '{target}': {error.strerror or error}. Nothing was changed.") from error
     finally:
+        # Also when interrupted between the two renames: whatever happens, one of the two folders is there.
+        if old.exists() and not target.exists():
+            old.rename(target)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return target

@@ -25,7 +25,7 @@ _FLAGS = command.new_flags()
 _MODEL = flags.DEFINE_string("model", None, "Keras model to read (.keras or .h5).", flag_values=_FLAGS)
 _PLAN = flags.DEFINE_string("plan", None, "Plan (.json) by which the model is pruned first.", flag_values=_FLAGS)
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", flag_values=_FLAGS)
-_RECIPES = flags.DEFINE_list("recipes", ["float32", "int8"], "Which files to make.", flag_values=_FLAGS)
+_RECIPES = flags.DEFINE_list("recipes", None, "Which files; by default float32 and an int8 one.", flag_values=_FLAGS)
 _DATA = flags.DEFINE_string(
     "representative_data", None, "About 100 samples, preprocessed: .npy, .npz, image folder.", flag_values=_FLAGS
 )
@@ -42,7 +42,7 @@ def main(progress: command.Progress) -> str:
         TfliteToolsError: whatever goes wrong.
     """
     source, output = command.required(_MODEL), command.required(_OUTPUT)
-    for recipe in _RECIPES.value:
+    for recipe in _RECIPES.value or ():
         get_recipe(recipe)
     labels, limits = _labels(), _limits()
     plan = load_plan(_PLAN.value) if _PLAN.value else None
@@ -62,7 +62,7 @@ def _labels() -> tuple[str, ...]:
     if not _LABELS.value:
         return ()
     try:
-        return tuple(Path(_LABELS.value).read_text(encoding="utf-8").split("\n")[:-1])
+        return tuple(Path(_LABELS.value).read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise OutputFileError(f"Labels '{_LABELS.value}' cannot be read: {error}.") from error
 

@@ -71,6 +71,18 @@ def is_keras2(model: Any) -> bool:
     return any(cls.__module__.split(".")[0] == "tf_keras" and cls.__name__ == "Model" for cls in type(model).__mro__)
 
 
+def packed(model: Any, flat: Sequence[Any]) -> Any:
+    """Tensors or arrays in the order of `model.inputs`, as the model wants them: one, a list or a dictionary."""
+    keras = import_keras()
+    if type(model).__name__ == "Sequential" or isinstance(model, keras.Sequential):
+        return flat[0]  # it has one input and, until called, no attribute `input`
+    if not is_keras2(model):
+        return keras.tree.pack_sequence_as(model.input, list(flat))
+    import tensorflow as tf
+
+    return tf.nest.pack_sequence_as(model.input, list(flat))
+
+
 def input_specs(model: Any) -> list[InputSpec]:
     """What the model takes, in the order of `model.inputs`.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tflite_tools.engines import Job
 from tflite_tools.errors import ConversionError, first_line
-from tflite_tools.keras_models import import_keras, is_keras2, signature_names
+from tflite_tools.keras_models import import_keras, is_keras2, packed, signature_names
 from tflite_tools.quiet import silenced
 
 # Builtin operators only, unless the caller allows more: Select (Flex) operators need TensorFlow on the device.
@@ -66,13 +66,10 @@ def _save_function(keras: Any, tf: Any, job: Job, folder: str) -> None:
     model, names = job.model, signature_names(job.specs)
     signature = [tf.TensorSpec((1, *spec.shape), spec.dtype, name=names[spec.name]) for spec in job.specs]
     old = is_keras2(model)
-    pack = tf.nest.pack_sequence_as if old else keras.tree.pack_sequence_as
     flatten = tf.nest.flatten if old else keras.tree.flatten
 
     def infer(*flat: Any) -> Any:
-        # A Sequential model has one input and, until called, no `input` attribute.
-        single = type(model).__name__ == "Sequential" or isinstance(model, keras.Sequential)
-        outputs = model(flat[0] if single else pack(model.input, list(flat)), training=False)
+        outputs = model(packed(model, flat), training=False)
         return outputs if isinstance(outputs, dict) else flatten(outputs)
 
     module = tf.Module()

@@ -13,7 +13,7 @@ import numpy as np
 from tflite_tools.errors import VerificationError
 from tflite_tools.flatbuffer import TfliteSource, read_bytes, read_facts
 from tflite_tools.inference import predict
-from tflite_tools.keras_models import input_specs, signature_names
+from tflite_tools.keras_models import input_specs, packed, signature_names
 from tflite_tools.output_errors import OutputError, output_error, top1
 from tflite_tools.representative import InputSpec
 from tflite_tools.sampling import Calibration, arrays_of
@@ -142,20 +142,13 @@ def reference_outputs(
     parts = []
     for start in range(0, len(arrays[0]), 64):
         batch = [x[start : start + 64].astype(s.dtype) for x, s in zip(arrays, specs, strict=True)]
-        outputs = model(_packed(model, batch), training=False)
+        outputs = model(packed(model, batch), training=False)
         if isinstance(outputs, dict):
             parts.append({name: np.asarray(x) for name, x in outputs.items()})
         else:
             flat = outputs if isinstance(outputs, (list, tuple)) else [outputs]
             parts.append({f"output_{k}": np.asarray(x) for k, x in enumerate(flat)})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _packed(model: Any, batch: list[np.ndarray]) -> Any:
-    structure = getattr(model, "input", None)
-    if isinstance(structure, dict):
-        return dict(zip(structure, batch, strict=True))
-    return batch[0] if len(batch) == 1 else batch
 
 
 def by_signature(data: Any, specs: Sequence[InputSpec]) -> dict[str, np.ndarray]:

@@ -55,6 +55,22 @@ def two_inputs():
 
 
 @pytest.fixture(scope="session")
+def dictionary():
+    """A dictionary of inputs whose order is not that of its keys: (alpha[4] - zeta[4]) -> dense 3, and its arrays."""
+    import keras
+
+    keras.utils.set_random_seed(6)
+    zeta, alpha = keras.Input((4,), name="zeta"), keras.Input((4,), name="alpha")
+    made = keras.layers.Dense(3, name="head")(keras.layers.Subtract()([alpha, zeta]))
+    random = np.random.default_rng(7)
+    arrays = {
+        "zeta": random.uniform(-1, 1, (120, 4)).astype("float32"),
+        "alpha": random.uniform(-5, 5, (120, 4)).astype("float32"),
+    }
+    return keras.Model({"zeta": zeta, "alpha": alpha}, made, name="dictionary"), arrays
+
+
+@pytest.fixture(scope="session")
 def two_arrays():
     """Ranges a hundred times apart, so that swapped inputs show."""
     random = np.random.default_rng(5)

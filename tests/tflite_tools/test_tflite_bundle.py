@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +97,48 @@ def test_a_failure_leaves_nothing_behind(small_cnn, tmp_path, monkeypatch):
     with pytest.raises(OutputFileError, match="No space left on device. Nothing was changed."):
         tflite_tools.export(small_cnn, folder, ("float32",), overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["b"] and (folder / "SHA256SUMS").read_bytes() == before
+
+
+def test_an_interrupt_between_the_renames_keeps_the_old_folder(small_cnn, tmp_path, monkeypatch):
+    folder = tflite_tools.export(small_cnn, tmp_path / "b", ("float32",))
+    before = (folder / "SHA256SUMS").read_bytes()
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if self.name.endswith(".partial"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tflite_tools.export(small_cnn, folder, ("float32",), overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["b"] and (folder / "SHA256SUMS").read_bytes() == before
+
+
+def test_what_appears_during_conversion_is_not_replaced(bundle, small_cnn, tmp_path, monkeypatch):
+    def slow(*_):
+        (tmp_path / "b").mkdir()
+        return _any(bundle)
+
+    monkeypatch.setattr("tflite_tools.conversion.convert", slow)
+    with pytest.raises(OutputFileError, match="exists already"):
+        tflite_tools.export(small_cnn, tmp_path / "b", ("float32",))
+    (tmp_path / "b").rmdir()
+    with pytest.raises(OutputFileError, match="is no folder that was exported here"):
+        tflite_tools.export(small_cnn, tmp_path / "b", ("float32",), overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_names_labels_and_the_recipes_without_data(bundle, small_cnn, tmp_path):
+    for name, message in (("float32", "Two files would be 'float32.tflite'"), ("a/b", "no name of"), ("", "no name")):
+        with pytest.raises(OutputFileError, match=message):
+            tflite_tools.export(small_cnn, tmp_path / "b", ("float32",), files={name: _any(bundle)})
+    with pytest.raises(OutputFileError, match=r"There are 2 labels, but 'extra' has outputs of size \[5\]"):
+        tflite_tools.export(
+            small_cnn, tmp_path / "b", (), files={"extra": _any(bundle)}, options=BundleOptions(labels=("a", "b"))
+        )
+    folder = tflite_tools.export(small_cnn, tmp_path / "b")
+    assert {p.name for p in folder.glob("*.tflite")} == {"float32.tflite", "dynamic_int8.tflite"}
 
 
 def _any(bundle):

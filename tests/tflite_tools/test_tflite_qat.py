@@ -102,6 +102,31 @@ def test_data_settings_and_interpreters_that_make_no_sense(images):
         tflite_tools.qat(model, images, python="/nowhere/python")
 
 
+def test_a_relative_interpreter_is_found_and_told_the_backend(images, tmp_path, monkeypatch):
+    (tmp_path / "python").write_text(
+        '#!/bin/sh\necho "{\\"error\\": \\"reached $KERAS_BACKEND\\"}" > "$3/result.json"\n'
+    )
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(QatError, match="reached tensorflow"):
+        tflite_tools.qat(of(size=12), images, python="./python")
+
+
+def test_a_dictionary_of_inputs_is_read_in_the_order_of_the_model(dictionary):
+    model, _ = dictionary
+    made = read(model, [tensor.name for tensor in model.inputs])
+    assert [name for _, name in made.inputs] == ["alpha", "zeta"]
+    assert made.calls[0].reads == tuple(number for number, _ in made.inputs)
+
+
+@needs_tfmot
+def test_a_dictionary_of_inputs_is_trained(dictionary):
+    model, arrays = dictionary
+    made = tflite_tools.qat(model, arrays, settings=QatSettings(epochs=0))
+    assert made.difference < 1e-4
+    assert tflite_tools.compare(model, made.data, arrays).outputs[0].snr_db > 15
+
+
 @needs_tfmot
 def test_everything_is_carried_over_trained_and_all_integer(images):
     model = everything()

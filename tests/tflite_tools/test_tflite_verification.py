@@ -107,6 +107,12 @@ def test_two_inputs_and_outputs_by_name(two_inputs, two_arrays):
     assert tflite_tools.compare(two_inputs, tflite_tools.convert(two_inputs), listed).outputs == made.outputs
 
 
+def test_a_dictionary_of_inputs_is_not_swapped(dictionary):
+    model, arrays = dictionary
+    assert tflite_tools.compare(model, tflite_tools.convert(model), arrays).outputs[0].max_error < 1e-4
+    assert tflite_tools.mix(model, arrays).steps[0].snr_db > 5  # swapped, it is below 0
+
+
 def test_what_does_not_belong_together(small_cnn, two_inputs, images, two_arrays):
     data = tflite_tools.convert(small_cnn)
     with pytest.raises(VerificationError, match="There are 3 labels for 80 samples."):

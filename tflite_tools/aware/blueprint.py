@@ -130,9 +130,9 @@ def _expand(made: Blueprint, model: Any, inputs: list[int], prefix: str) -> list
 
 
 def _refs(listed: Any) -> list[tuple[str, int, int]]:
-    """One [layer, node, tensor], a list or a dictionary of such."""
+    """One [layer, node, tensor], a list or a dictionary, which Keras takes in the order of its keys."""
     if isinstance(listed, Mapping):
-        return [ref for value in listed.values() for ref in _refs(value)]
+        return [ref for key in sorted(listed) for ref in _refs(listed[key])]
     if listed and isinstance(listed[0], str):
         return [(listed[0], listed[1], listed[2])]
     return [ref for value in listed for ref in _refs(value)]
@@ -143,7 +143,7 @@ def _tensors(arguments: Any) -> Iterator[tuple[str, int, int]]:
         if arguments.get("class_name") == "__keras_tensor__":
             yield tuple(arguments["config"]["keras_history"])  # type: ignore[misc]
             return
-        arguments = list(arguments.values())
+        arguments = [arguments[key] for key in sorted(arguments)]
     if isinstance(arguments, (list, tuple)):
         for value in arguments:
             yield from _tensors(value)

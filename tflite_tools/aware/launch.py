@@ -92,7 +92,7 @@ def qat(
         if teacher is not None:
             _save(read(resolved(teacher), listed), folder / "teacher")
         first = {k: np.asarray(x[:8], np.float32) for k, x in inputs.items()}
-        np.savez(folder / "expected.npz", **_flat(reference_outputs(model, specs, first)))  # type: ignore[arg-type]
+        _expect(folder / "expected.npz", model, reference_outputs(model, specs, first))
         for number, key in enumerate(listed):
             np.save(folder / f"input_{number}.npy", np.asarray(inputs[key], np.float32))
         if labels is not None:
@@ -120,15 +120,20 @@ def _save(blueprint: Any, folder: Path) -> None:
     blueprint.save(folder)
 
 
-def _flat(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"output_{k}": x for k, x in enumerate(outputs.values())}
+def _expect(path: Path, model: Any, outputs: Mapping[str, np.ndarray]) -> None:
+    """Writes outputs in the order of `model.outputs`, which for a dictionary is that of its sorted keys."""
+    names = sorted(outputs) if isinstance(getattr(model, "output", None), Mapping) else list(outputs)
+    np.savez(path, **{f"output_{k}": outputs[name] for k, name in enumerate(names)})  # type: ignore[arg-type]
 
 
 def _run(folder: Path, python: str, progress: Callable[[str], None] | None) -> dict[str, Any]:
     # A link instead of our own import path, whose packages may be those of another Python.
     (folder / "tflite_tools").symlink_to(Path(__file__).resolve().parents[1], target_is_directory=True)
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "KERAS_BACKEND")}
-    environment |= {"PYTHONPATH": str(folder), "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONHOME"}
+    environment |= {"PYTHONPATH": str(folder), "KERAS_BACKEND": "tensorflow"}
+    environment |= {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if os.path.dirname(python):  # it starts in another folder; links stay, since they tell a venv from its base
+        python = os.path.abspath(python)
     errors = folder / "errors.txt"
     with errors.open("w", encoding="utf-8") as stream:
         try:
