@@ -13,6 +13,7 @@ from keras_qcqp import BudgetError, InfeasibleError, LatencyLimit, QcqpError, Wi
 from keras_qcqp.limits.width_text import parse_rule
 from keras_qcqp.verifying import find_measure
 from tflite_tools import FitOptions, fit_latency
+from tflite_tools.errors import ProfileError
 from tflite_tools.latency.verifying import measure
 
 
@@ -101,6 +102,15 @@ def test_a_device_that_never_meets_the_limit_ends_in_an_error(residual_path):
             verify=lambda models, file: [1.0 for _ in models],
             time_limit_s=1,
         )
+
+
+def test_a_file_of_another_device_is_not_verified_here(residual_path):
+    class Elsewhere(Fine):
+        def environment(self) -> dict[str, str]:
+            return {**super().environment(), "cpu": "another one"}
+
+    with pytest.raises(ProfileError, match=r"was fitted elsewhere: cpu was .*, is another one\. Fit again here"):
+        measure([], residual_path, Elsewhere())
 
 
 def test_nothing_to_verify_is_refused(monkeypatch):

@@ -18,6 +18,7 @@ Examples:
 from __future__ import annotations
 
 import os
+import sys
 
 from absl import flags
 
@@ -33,6 +34,9 @@ _MULTIPLE = flags.DEFINE_integer(
     "multiple", None, "Measure every multiple of this width instead of a few points.", flag_values=_FLAGS
 )
 _THREADS = flags.DEFINE_integer("num_threads", 1, "Threads per run.", flag_values=_FLAGS)
+_DELEGATE = flags.DEFINE_string(
+    "delegate", "default", "Who computes, by a name of the device: xnnpack, gpu, ...", flag_values=_FLAGS
+)
 _HELD_OUT = flags.DEFINE_integer("num_held_out", 8, "Whole networks that only judge the fit.", flag_values=_FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the widths that are measured.", flag_values=_FLAGS)
 _RESUME = flags.DEFINE_bool(
@@ -55,12 +59,12 @@ def main(progress: command.Progress) -> str:
         multiple=_MULTIPLE.value,
         num_held_out=_HELD_OUT.value,
         num_threads=_THREADS.value,
+        delegate=_DELEGATE.value,
         seed=_SEED.value,
     )
     journal = f"{output}.samples" if _RESUME.value else None
     with progress("Starting") as status:
-        # Without a terminal there is nothing to update.
-        tell = status.update if hasattr(status, "update") else lambda line: None
+        tell = status.update if hasattr(status, "update") else lambda line: print(line, file=sys.stderr, flush=True)
         fitted = fit_latency(model, _DEVICE.value, options, journal, tell)
     fitted.save(output)
     if journal and os.path.exists(journal):

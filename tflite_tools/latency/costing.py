@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from tflite_tools.devices import Device, TimingOptions, get_device
+from tflite_tools.devices.base import DEFAULT_DELEGATE
 
 _ROUNDS = (6, 60)
 _REPEATS = 4
@@ -46,25 +47,36 @@ class CostSource(Protocol):
         ...
 
 
+_PLACE = ("cpu", "device", "serial", "build", "ai_edge_litert", "ethos_u_vela")
+
+
+def place_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment makes costs those of another place: not heat or clock rates, which come and go."""
+    return {name: environment[name] for name in _PLACE if name in environment}
+
+
 class DeviceCosts:
     """Costs as a `Device` measures them: the minimum over as many interleaved rounds as fit into the time."""
 
-    def __init__(self, device: str | Device = "host", num_threads: int = 1) -> None:
+    def __init__(self, device: str | Device = "host", num_threads: int = 1, delegate: str = DEFAULT_DELEGATE) -> None:
         self._device = get_device(device)
-        self.num_threads = num_threads
+        self.num_threads, self._delegate = num_threads, delegate
         self.name = self._device.name
         # An estimator says so itself; everything else is taken to measure.
         self.deterministic = bool(getattr(self._device, "deterministic", False))
 
     def costs(self, models: Mapping[str, bytes], seconds: float) -> dict[str, float]:
         """Milliseconds of each model of a batch."""
-        once = TimingOptions(rounds=1, repeats=1, warmup=0, num_threads=self.num_threads)
+        how: dict[str, Any] = {"num_threads": self.num_threads, "delegate": self._delegate}
         if self.deterministic:
-            return {name: timing.latency_ms for name, timing in self._device.profile(models, once).items()}
-        pilot = self._device.profile(models, TimingOptions(1, 2, 1, self.num_threads))
+            return {
+                name: timing.latency_ms
+                for name, timing in self._device.profile(models, TimingOptions(1, 1, 0, **how)).items()
+            }
+        pilot = self._device.profile(models, TimingOptions(1, 2, 1, **how))
         each = _REPEATS * sum(timing.median_ms for timing in pilot.values()) / 1000
         rounds = int(min(max(seconds / max(each, 1e-6), _ROUNDS[0]), _ROUNDS[1]))
-        timings = self._device.profile(models, TimingOptions(rounds, _REPEATS, 1, self.num_threads))
+        timings = self._device.profile(models, TimingOptions(rounds, _REPEATS, 1, **how))
         return {name: min(pilot[name].latency_ms, timing.latency_ms) for name, timing in timings.items()}
 
     def environment(self) -> dict[str, str]:

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from tflite_tools.devices import Device
+from tflite_tools.devices.base import DEFAULT_DELEGATE
 from tflite_tools.errors import ProfileError
 from tflite_tools.flatbuffer import TfliteFacts, TfliteSource, read_bytes, read_facts
 from tflite_tools.latency.calibration import Whole, corrected, only
-from tflite_tools.latency.costing import CostSource, DeviceCosts
+from tflite_tools.latency.costing import CostSource, DeviceCosts, place_of
 from tflite_tools.latency.design import Design, plan_points
 from tflite_tools.latency.flat_graph import FlatGraph, read_graph
 from tflite_tools.latency.forms import NAMES, Samples, fit_all, fit_multiples, quality
@@ -39,6 +40,7 @@ class FitOptions:
         num_calibration: whole networks of random widths that correct the sum over operators.
         num_held_out: further ones that only judge it.
         num_threads: of each run.
+        delegate: who computes, by a name of the device.
         seed: of widths and networks.
 
     Raises:
@@ -50,6 +52,7 @@ class FitOptions:
     num_calibration: int = 12
     num_held_out: int = 8
     num_threads: int = 1
+    delegate: str = DEFAULT_DELEGATE
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,7 +92,7 @@ def fit_latency(
         OutputFileError: `resume` cannot be written.
     """
     began, chosen, tell = time.perf_counter(), options or FitOptions(), progress or (lambda line: None)
-    source = device if isinstance(device, CostSource) else DeviceCosts(device, chosen.num_threads)
+    source = device if isinstance(device, CostSource) else DeviceCosts(device, chosen.num_threads, chosen.delegate)
     data = read_bytes(model)
     facts, graph = read_facts(model), read_graph(model)
     recipe = _recipe(graph, facts)
@@ -97,7 +100,8 @@ def fit_latency(
     designs = [plan_points(row, chosen.seed, chosen.multiple) for row in rows]
     networks = _networks(Resizable(graph), chosen)
     mark = fingerprint(data)
-    identity = {"model": mark, "device": source.name, "options": asdict(chosen)}
+    place = place_of(source.environment())
+    identity = {"model": mark, "device": source.name, "place": place, "options": asdict(chosen)}
     journal = Journal(resume, identity)
     batches = _batches(rows, designs, {"whole": data, **{name: built[0] for name, built in networks.items()}})
     _measure(batches, source, journal, _Plan(chosen.seconds, tell))

@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from tflite_tools.errors import RepresentativeDataWarning
-from tflite_tools.latency.costing import CostSource, DeviceCosts
+from tflite_tools.devices.base import DEFAULT_DELEGATE
+from tflite_tools.errors import ProfileError, RepresentativeDataWarning
+from tflite_tools.latency.costing import CostSource, DeviceCosts, place_of
 from tflite_tools.latency.model import LatencyModel
 
 _SECONDS, _PASSES, _SAMPLES = 0.5, 2, 8
@@ -28,17 +29,25 @@ def measure(models: Sequence[Any], path: str, source: CostSource | None = None) 
         source: what measures; the device that the latency file names if None.
 
     Raises:
-        ProfileError: `path` is no latency file.
+        ProfileError: `path` is no latency file, or was fitted on another device or with other versions.
         ConversionError: a model does not convert.
         DeviceError: the device is not there, or a model does not run on it.
     """
     fitted = LatencyModel.load(path)
-    device = source or DeviceCosts(fitted.device, fitted.num_threads)
+    device = source or DeviceCosts(fitted.device, fitted.num_threads, fitted.settings.get("delegate", DEFAULT_DELEGATE))
+    _require_same_place(fitted, device, path)
     files = {str(number): _converted(model, fitted.recipe) for number, model in enumerate(models)}
     found, end = [device.costs(files, _SECONDS)], time.monotonic() + _AT_LEAST_S
     while not device.deterministic and (len(found) < _PASSES or time.monotonic() < end):
         found.append(device.costs(files, _SECONDS))
     return [min(costs[name] for costs in found) for name in files]
+
+
+def _require_same_place(fitted: LatencyModel, device: CostSource, path: str) -> None:
+    then, now = place_of(fitted.environment), place_of(device.environment())
+    other = [f"{name} was {then[name]}, is {now.get(name)}" for name in then if then[name] != now.get(name)]
+    if other:
+        raise ProfileError(f"'{path}' was fitted elsewhere: {'; '.join(other)}. Fit again here, or verify there.")
 
 
 def _converted(model: Any, recipe: str) -> bytes:
