@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tflite_tools.errors import OutputFileError as OutputFileError
     from tflite_tools.errors import ProfileError as ProfileError
     from tflite_tools.errors import QatError as QatError
+    from tflite_tools.errors import QatWarning as QatWarning
     from tflite_tools.errors import RecipeError as RecipeError
     from tflite_tools.errors import RepresentativeDataError as RepresentativeDataError
     from tflite_tools.errors import RepresentativeDataWarning as RepresentativeDataWarning
@@ -64,6 +65,7 @@ _HOME = {
     "QatError": "errors",
     "RecipeError": "errors",
     "RepresentativeDataError": "errors",
+    "QatWarning": "errors",
     "RepresentativeDataWarning": "errors",
     "TfliteFileError": "errors",
     "TfliteToolsError": "errors",

@@ -34,6 +34,10 @@ class QatError(TfliteToolsError):
     """Quantization-aware training that cannot be done, or failed."""
 
 
+class QatWarning(UserWarning):
+    """A trained file that exceeds what its network was pruned to."""
+
+
 class VerificationError(TfliteToolsError, ValueError):
     """A comparison of things that do not belong together, or one that cannot be drawn."""
 

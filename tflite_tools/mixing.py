@@ -18,6 +18,7 @@ from tflite_tools.errors import DeviceError, RecipeError, did_you_mean
 from tflite_tools.inference import predict
 from tflite_tools.keras_models import input_specs
 from tflite_tools.output_errors import output_error
+from tflite_tools.promises import require_integers_but
 from tflite_tools.recipe import RECIPES
 from tflite_tools.representative import Arrays
 from tflite_tools.sampling import Calibration, arrays_of
@@ -98,6 +99,8 @@ def mix(
 ) -> Mixed:
     """An int8 file in which the operators that hurt most keep more; needs ai-edge-quantizer.
 
+    Whatever is kept inside, its inputs and outputs are float32, with a QUANTIZE and a DEQUANTIZE at the ends.
+
     Args:
         keras_model: as for `convert`.
         representative_data: what scales are chosen from.
@@ -109,15 +112,18 @@ def mix(
 
     Raises:
         RecipeError: an unknown precision.
-        RepresentativeDataError, ConversionError, DeviceError: as elsewhere.
+        ConversionError: an operator that was to be int8 stayed in float.
+        RepresentativeDataError, DeviceError: as elsewhere.
     """
     if precision not in PRECISIONS:
         raise RecipeError(f"Operators cannot keep '{precision}'. {did_you_mean(precision, PRECISIONS)}")
     model = resolved(keras_model)
     specs = input_specs(model)
     plain = convert(model, "float32")
-    dataset = dataset_of(RECIPES["edge_int8"], representative_data, specs, model, progress)
-    source = Calibration.of(representative_data if data is None else data)
+    once = Calibration.of(representative_data)
+    once = replace(once, source=arrays_of(once, specs), preprocess=None)  # an iterator gives its samples only once
+    dataset = dataset_of(RECIPES["edge_int8"], once, specs, model, progress)
+    source = once if data is None else Calibration.of(data)
     inputs = by_signature(_first(arrays_of(source, specs), num_samples), specs)
     judge = _Judge(Calibrated(plain, dataset), inputs, reference_outputs(model, specs, inputs), progress)
     base = judge.measured({}, ())
@@ -143,6 +149,7 @@ class _Judge:
         """None where the runtime refuses the combination."""
         recipe = replace(RECIPES["edge_int8"], name="mixed", input_output_dtype="float32")
         content = self.calibrated.quantize(recipe, kept)
+        require_integers_but(content, recipe, kept)
         try:
             found = predict(content, self.inputs)
         except DeviceError:

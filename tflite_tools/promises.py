@@ -39,6 +39,27 @@ def require_kept(
         _require_alive(data, recipe)
 
 
+def require_integers_but(data: bytes, recipe: Recipe, kept: Collection[str]) -> None:
+    """Checks that no operator computes in float, but for those whose first output is named.
+
+    Raises:
+        ConversionError: others do; names them.
+    """
+    facts = read_facts(data).operators
+    left = [
+        _named([output], 0)
+        for op, output in zip(facts, operator_outputs(data), strict=False)  # the main graph comes first
+        if op.is_float
+        and op.name not in _CASTS
+        and not any(name in kept for name in (output[1], *output[1].split(";")))
+    ]
+    if left:
+        raise ConversionError(
+            f"Recipe '{recipe.name}' left operators in float: {', '.join(left)}. They have no {recipe.activations} "
+            "kernel; replace the layers that use them."
+        )
+
+
 def select_operators(facts: TfliteFacts) -> tuple[str, ...]:
     """TensorFlow's own (Flex) operators in a file, each once: they need TensorFlow on the device."""
     return tuple(sorted({op.name.removeprefix("Flex") for op in facts.operators if op.name.startswith("Flex")}))

@@ -38,6 +38,7 @@ class Verification:
         tensors: one for each operator that float and quantized file share, in execution order; empty for float files.
         suggestions: what to do, the most promising first.
         num_samples: for outputs and metric; `tensors` are from the first few of them.
+        quantized: whether any operator of the file hands on integers of 8 or 16 bits.
     """
 
     outputs: tuple[OutputError, ...]
@@ -45,6 +46,7 @@ class Verification:
     tensors: tuple[TensorError, ...]
     suggestions: tuple[str, ...]
     num_samples: int
+    quantized: bool = False
 
     def worst(self, count: int = 5) -> tuple[TensorError, ...]:
         """The operators that add most noise of their own, relative to their signal."""
@@ -126,10 +128,10 @@ def compare(
         judge = metric or top1
         scores = (float(judge(expected[first], np.asarray(labels))), float(judge(found[first], np.asarray(labels))))
     samples = [{name: x[k] for name, x in inputs.items()} for k in range(min(num_tensor_samples, count))]
-    rows = _tensors(model, content, samples)
-    made = Verification(
-        tuple(output_error(name, expected[name], found[name]) for name in expected), scores, rows, (), count
-    )
+    quantized = _is_quantized(content)
+    rows = _tensors(model, content, samples) if samples and quantized else ()
+    outputs = tuple(output_error(name, expected[name], found[name]) for name in expected)
+    made = Verification(outputs, scores, rows, (), count, quantized)
     return replace(made, suggestions=suggestions(made))
 
 
@@ -173,11 +175,11 @@ def by_signature(data: Any, specs: Sequence[InputSpec]) -> dict[str, np.ndarray]
     return {names[spec.name]: x for spec, x in zip(specs, arrays, strict=True)}
 
 
+def _is_quantized(content: bytes) -> bool:
+    return any("int8" in op.outputs or "int16" in op.outputs for op in read_facts(content).operators)
+
+
 def _tensors(model: Any, content: bytes, samples: list[dict[str, np.ndarray]]) -> tuple[TensorError, ...]:
-    facts = read_facts(content)
-    quantized = any("int8" in op.outputs or "int16" in op.outputs for op in facts.operators)
-    if not samples or not quantized:
-        return ()
     from tflite_tools.conversion import convert
 
     return tensor_errors(convert(model, "float32"), content, samples)
@@ -195,8 +197,13 @@ def suggestions(made: Verification) -> tuple[str, ...]:
         )
     if fine:
         return ("nothing to do: the file does what the model does",)
+    if not made.quantized:
+        return ("the file computes in float: was it made from this model, and is the data preprocessed as for it?",)
     if not made.tensors:
-        return ("the file is not quantized: was it made from this model, and is the data preprocessed as for it?",)
+        return (
+            "no tensors were compared, so that the layer at fault is not known: set num_tensor_samples, or compare a "
+            "file that convert made, whose tensors are named as in the model",
+        )
     found = []
     clipped = [t for t in made.tensors if t.clipped > _CLIPPED]
     if clipped:

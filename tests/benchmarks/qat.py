@@ -4,7 +4,7 @@
 
 Both get the same network; training sees the first --num_train training images, moved and mirrored, and imitates the
 network itself. Top-1 is that of the same --count test images. Each row is appended to --output as soon as it is known;
-what is there is not measured again.
+what is there with the same numbers of images and settings is not measured again.
 """
 
 from __future__ import annotations
@@ -35,13 +35,24 @@ def main(argv: list[str]) -> None:
     """Makes the rows that are missing."""
     del argv
     store = Path(_OUTPUT.value) if _OUTPUT.value else None
-    done = {json.loads(line)["model"] for line in store.read_text().splitlines()} if store and store.exists() else set()
+    rows = [json.loads(line) for line in store.read_text().splitlines()] if store and store.exists() else []
+    done = {row["model"] for row in rows if all(row.get(key) == value for key, value in _asked().items())}
     for name in (n for n in _MODELS.value if n not in done):
         row = measured(name)
         print(json.dumps(row), flush=True)
         if store:
             with store.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
+
+
+def _asked() -> dict[str, object]:
+    """What a row depends on, besides the network."""
+    return {
+        "count": _COUNT.value,
+        "num_train": _NUM_TRAIN.value,
+        "epochs": _EPOCHS.value,
+        "learning_rate": _LEARNING_RATE.value,
+    }
 
 
 def measured(name: str) -> dict[str, object]:
@@ -69,8 +80,7 @@ def measured(name: str) -> dict[str, object]:
         "top1_qat": run(made.data),
         "ptq_bytes": len(after),
         "qat_bytes": len(made.data),
-        "num_train": _NUM_TRAIN.value,
-        "epochs": _EPOCHS.value,
+        **_asked(),
         "train_s": seconds,
     }
 

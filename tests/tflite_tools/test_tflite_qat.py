@@ -16,6 +16,7 @@ import tflite_tools
 from keras_qcqp import prune
 from tflite_tools import QatError, QatSettings
 from tflite_tools.aware.blueprint import Blueprint, read
+from tflite_tools.aware.launch import QatResult, _over
 from tflite_tools.aware.rewriting import OUTPUT_ONLY, rewrite
 
 L = keras.layers
@@ -71,6 +72,55 @@ def test_rewriting_leaves_only_what_can_be_quantized(tmp_path):
     again = Blueprint.load(tmp_path)
     assert again.calls == blueprint.calls and again.shapes == blueprint.shapes and again.inputs == blueprint.inputs
     np.testing.assert_array_equal(again.layers["lone"].weights[0], blueprint.layers["lone"].weights[0])
+
+
+def shared_gate():
+    """A convolution with a swish and one with a hard sigmoid, each called twice."""
+    keras.utils.set_random_seed(5)
+    image = keras.Input((12, 12, 3), name="image")
+    conv = L.Conv2D(3, 3, padding="same", activation="swish", name="conv")
+    gate = L.Conv2D(3, 1, activation="hard_sigmoid", name="gate")
+    x = conv(image)
+    y = conv(x)
+    return keras.Model(image, L.Add()([L.Multiply()([x, gate(y)]), L.Multiply()([y, gate(x)])]), name="net")
+
+
+def test_activations_of_shared_layers_follow_every_call():
+    calls = [call.layer for call in rewrite(read(shared_gate(), ["image"])).calls]
+    parts = ("conv", "conv_silu", "gate", "gate_hard_sigmoid", "gate_hard_sigmoid_relu6", "gate_hard_sigmoid_sixth")
+    assert [calls.count(name) for name in parts] == [2] * 6
+    image = keras.Input((8, 8, 3))
+    average = L.Average(name="mean")
+    twice = keras.Model(image, average([image, average([image, L.ReLU()(image)])]))
+    with pytest.raises(QatError, match="'mean' is an Average that is called more than once"):
+        rewrite(read(twice, ["image"]))
+
+
+def test_bytes_are_held_against_the_limits_of_pruning(small_cnn):
+    data = tflite_tools.convert(small_cnn, "dynamic_int8")
+    facts = tflite_tools.read_facts(data)
+    assert _over(data, {"macs": 1, "tflite_bytes": len(data), "peak_bytes": facts.peak_bytes}) == ()
+    assert _over(data, {"tflite_bytes": 10}) == (f"tflite_bytes {len(data):,}, limit 10",)
+    assert "OVER THE LIMIT: peak_bytes" in str(QatResult(data, (), 0.0, _over(data, {"peak_bytes": 1})))
+
+
+def test_teachers_with_other_inputs_are_refused(images, dictionary):
+    with pytest.raises(QatError, match=r"teacher has inputs of shape \[\[8, 8, 3\]\], the model \[\[12, 12, 3\]\]"):
+        tflite_tools.qat(of(size=12), images, teacher=of(size=8))
+    zeta, alpha = keras.Input((4,), name="zeta"), keras.Input((4,), name="alpha")
+    listed = keras.Model([zeta, alpha], L.Dense(3)(L.Add()([zeta, alpha])))
+    with pytest.raises(QatError, match="build both with the same order of inputs"):
+        tflite_tools.qat(dictionary[0], dictionary[1], teacher=listed)
+
+
+@needs_tfmot
+def test_shared_layers_and_a_held_out_tail(images):
+    model = shared_gate()
+    odd = np.concatenate([images, np.full((10, 12, 12, 3), 50, "float32")])
+    made = tflite_tools.qat(model, odd, teacher=model, settings=QatSettings(epochs=0, num_validation=10))
+    assert made.difference < 1e-4
+    assert tflite_tools.read_facts(made.data).inputs[0].scale == pytest.approx(2 / 255, rel=0.05)
+    assert tflite_tools.compare(model, made.data, images).outputs[0].snr_db > 10  # one range for both calls clips
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,26 @@ def test_a_dictionary_of_inputs_is_not_swapped(dictionary):
     assert tflite_tools.mix(model, arrays).steps[0].snr_db > 5  # swapped, it is below 0
 
 
+def test_a_quantized_file_without_tensors_is_not_called_float(spiky, images):
+    made = tflite_tools.compare(spiky, tflite_tools.convert(spiky, "int8", images), images, num_tensor_samples=0)
+    assert made.quantized and not made.tensors and "set num_tensor_samples" in made.suggestions[0]
+
+
+def test_samples_of_an_iterator_are_read_once(small_cnn, images):
+    batches = (images[k : k + 20] for k in (0, 20, 40))
+    once = tflite_tools.mix(small_cnn, batches, budget=MixBudget(extra_bytes=0))
+    again = tflite_tools.mix(small_cnn, images[:60], budget=MixBudget(extra_bytes=0))
+    assert once.data == again.data and once.steps == again.steps
+
+
+def test_operators_that_stay_in_float_are_refused(images):
+    image = keras.Input((12, 12, 3), name="image")
+    x = L.Dense(3, name="head")(L.GlobalAveragePooling2D()(L.Conv2D(4, 3)(image)))
+    model = keras.Model(image, keras.ops.floor(x), name="net")
+    with pytest.raises(tflite_tools.ConversionError, match="left operators in float: FLOOR"):
+        tflite_tools.mix(model, images)
+
+
 def test_what_does_not_belong_together(small_cnn, two_inputs, images, two_arrays):
     data = tflite_tools.convert(small_cnn)
     with pytest.raises(VerificationError, match="There are 3 labels for 80 samples."):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ import numpy as np
 from tflite_tools.aware.blueprint import read
 from tflite_tools.aware.rewriting import rewrite
 from tflite_tools.aware.settings import QatSettings
-from tflite_tools.errors import QatError, first_line
+from tflite_tools.errors import QatError, QatWarning, first_line
+from tflite_tools.flatbuffer import read_facts
 from tflite_tools.keras_models import input_specs, signature_names
 from tflite_tools.promises import require_kept
 from tflite_tools.recipe import RECIPES
+from tflite_tools.representative import InputSpec
 from tflite_tools.sampling import Calibration, arrays_of
 from tflite_tools.sources import resolved
 from tflite_tools.verification import by_signature, reference_outputs
@@ -37,15 +40,18 @@ class QatResult:
         data: the content of the int8 `.tflite` file.
         history: one line of numbers for each epoch; epoch 0 is before training, with ranges from the data.
         difference: between the Keras 3 network and its tf_keras twin, relative to the greatest output.
+        over_limits: what of the pruning's own limits of bytes the file exceeds; empty without such limits.
     """
 
     data: bytes
     history: tuple[Mapping[str, float], ...]
     difference: float
+    over_limits: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [", ".join(f"{name} {value:g}" for name, value in row.items()) for row in self.history]
-        return "\n".join([*lines, f"int8 file of {len(self.data):,} bytes; twin within {self.difference:.1g}"])
+        lines.append(f"int8 file of {len(self.data):,} bytes; twin within {self.difference:.1g}")
+        return "\n".join([*lines, *(f"OVER THE LIMIT: {text}" for text in self.over_limits)])
 
 
 def qat(
@@ -71,18 +77,24 @@ def qat(
         progress: called with a line of text after each epoch.
 
     Returns:
-        File, history, and how exactly the network was carried over.
+        File, history, and how exactly the network was carried over. If the file exceeds a limit of bytes that the
+        network was pruned to, `over_limits` says so, and a `QatWarning`: the training is not thrown away.
 
     Raises:
         QatError: a layer that cannot be quantized, a package that is missing there, or training that fails.
         RepresentativeDataError, ConversionError: as for `convert`.
     """
     settings = settings or QatSettings()
+    limits = getattr(getattr(model, "problem", None), "limits", {})
     model = resolved(model)
     specs = input_specs(model)
     names = signature_names(specs)
     listed = [names[spec.name] for spec in specs]
     rewrite(read(model, listed))  # what cannot be done is refused before anything is started
+    if teacher is not None:
+        teacher = resolved(teacher)
+        teacher_specs = _same_inputs(input_specs(teacher), specs)
+        rewrite(read(teacher, listed))
     chosen = data if isinstance(data, Calibration) else Calibration(data, max_samples=1 << 40)
     inputs = by_signature(arrays_of(chosen, specs), specs)
     _check(inputs, labels, settings)
@@ -90,9 +102,12 @@ def qat(
         folder = Path(name)
         _save(read(model, listed), folder / "model")
         if teacher is not None:
-            _save(read(resolved(teacher), listed), folder / "teacher")
+            _save(read(teacher, listed), folder / "teacher")
         first = {k: np.asarray(x[:8], np.float32) for k, x in inputs.items()}
         _expect(folder / "expected.npz", model, reference_outputs(model, specs, first))
+        if teacher is not None:
+            given = dict(zip(signature_names(teacher_specs).values(), first.values(), strict=True))
+            _expect(folder / "teacher.npz", teacher, reference_outputs(teacher, teacher_specs, given))
         for number, key in enumerate(listed):
             np.save(folder / f"input_{number}.npy", np.asarray(inputs[key], np.float32))
         if labels is not None:
@@ -101,7 +116,29 @@ def qat(
         result = _run(folder, str(python or os.environ.get(PYTHON_VARIABLE) or sys.executable), progress)
         content = (folder / "model.tflite").read_bytes()
     require_kept(content, RECIPES["int8"], set(listed), False)
-    return QatResult(content, tuple(result["history"]), float(result["difference"]))
+    over = _over(content, limits)
+    if over:
+        warnings.warn(f"The trained file exceeds what was asked for: {'; '.join(over)}.", QatWarning, stacklevel=2)
+    return QatResult(content, tuple(result["history"]), float(result["difference"]), over)
+
+
+def _over(content: bytes, limits: Mapping[str, int]) -> tuple[str, ...]:
+    facts = read_facts(content)
+    found = {"tflite_bytes": facts.size_bytes, "peak_bytes": facts.peak_bytes}
+    return tuple(
+        f"{name} {value:,}, limit {limits[name]:,}" for name, value in found.items() if value > limits.get(name, value)
+    )
+
+
+def _same_inputs(teacher: list[InputSpec], student: list[InputSpec]) -> list[InputSpec]:
+    """Both get the same arrays in the same order, so that equal names must stand at equal places."""
+    if [spec.shape for spec in teacher] != [spec.shape for spec in student]:
+        shapes = [[list(spec.shape) for spec in specs] for specs in (teacher, student)]
+        raise QatError(f"The teacher has inputs of shape {shapes[0]}, the model {shapes[1]}; they must be the same.")
+    names = [[spec.name for spec in specs] for specs in (teacher, student)]
+    if names[0] != names[1] and set(names[0]) == set(names[1]):
+        raise QatError(f"The teacher takes {names[0]}, the model {names[1]}: build both with the same order of inputs.")
+    return teacher
 
 
 def _check(inputs: Mapping[str, np.ndarray], labels: Any, settings: QatSettings) -> None:

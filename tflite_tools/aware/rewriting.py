@@ -6,7 +6,6 @@ layers: a batch norm that follows no convolution, a Rescaling and the like becom
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,8 +61,8 @@ def _split_activation(blueprint: Blueprint, call: Call) -> None:
     layer.config["activation"] = "linear"
     name = f"{call.layer}_{activation}"
     blueprint.layers[name] = Layer("Activation", {"name": name, "activation": activation})
-    _insert_after(blueprint, call, name)
-    _activation(blueprint, blueprint.calls[blueprint.calls.index(call) + 1])
+    _insert_after_all(blueprint, call.layer, name)
+    _activation(blueprint, next(other for other in blueprint.calls if other.layer == name))
 
 
 def _activation(blueprint: Blueprint, call: Call) -> None:
@@ -88,8 +87,8 @@ def _hard_sigmoid(blueprint: Blueprint, call: Call) -> None:
     relu, last = f"{call.layer}_relu6", f"{call.layer}_sixth"
     blueprint.layers[last] = _scaling(last, np.full(channels, 1 / 6), np.zeros(channels))
     blueprint.layers[relu] = Layer("ReLU", {"name": relu, "max_value": 6.0})
-    _insert_after(blueprint, call, last)
-    _insert_after(blueprint, call, relu)
+    _insert_after_all(blueprint, call.layer, last)
+    _insert_after_all(blueprint, call.layer, relu)
 
 
 def _relu(blueprint: Blueprint, call: Call) -> None:
@@ -144,6 +143,8 @@ def _normalization(blueprint: Blueprint, call: Call) -> None:
 
 def _average(blueprint: Blueprint, call: Call) -> None:
     """A sum of scaled operands."""
+    if sum(other.layer == call.layer for other in blueprint.calls) > 1:
+        raise QatError(f"'{call.layer}' is an Average that is called more than once; use a layer of its own each time.")
     channels, share = _image(blueprint, call, "Average"), 1 / len(call.reads)
     blueprint.layers[call.layer] = Layer("Add", {"name": blueprint.layers[call.layer].config["name"]})
     reads = []
@@ -190,12 +191,14 @@ def _image(blueprint: Blueprint, call: Call, what: str) -> int:
     return shape[2]
 
 
-def _insert_after(blueprint: Blueprint, call: Call, name: str) -> None:
-    """Calls layer `name` on what `call` makes; everyone else reads the new result."""
-    value = max(blueprint.shapes) + 1
-    blueprint.shapes[value] = blueprint.shapes[call.makes]
-    _reroute(blueprint, call.makes, value)
-    blueprint.calls.insert(blueprint.calls.index(call) + 1, Call(name, (call.makes,), value))
+def _insert_after_all(blueprint: Blueprint, layer: str, name: str) -> None:
+    """Calls layer `name` on all that `layer`, which may be shared, makes; everyone else reads the new results."""
+    for made in [call.makes for call in blueprint.calls if call.layer == layer]:
+        value = max(blueprint.shapes) + 1
+        blueprint.shapes[value] = blueprint.shapes[made]
+        _reroute(blueprint, made, value)
+        place = next(k for k, call in enumerate(blueprint.calls) if call.makes == made)
+        blueprint.calls.insert(place + 1, Call(name, (made,), value))
 
 
 def _drop(blueprint: Blueprint, call: Call) -> None:
@@ -211,12 +214,6 @@ def _reroute(blueprint: Blueprint, old: int, new: int) -> None:
         Call(c.layer, tuple(swap(c.reads)), c.makes) if old in c.reads else c for c in blueprint.calls
     ]
     blueprint.outputs[:] = swap(blueprint.outputs)
-
-
-def macs_of_kernels(blueprint: Blueprint) -> int:
-    """Numbers in all kernels: what pruning decided about the network."""
-    kernels = [w for layer in blueprint.layers.values() if layer.kind in _KERNELS for w in layer.weights if w.ndim > 1]
-    return sum(math.prod(kernel.shape) for kernel in kernels)
 
 
 _RULES: dict[str, Callable[[Blueprint, Call], None]] = {

@@ -34,15 +34,18 @@ def choose_ranges(model: Any, material: Material, settings: QatSettings) -> None
     """Sets the ranges of all activations from the data; untrained they are -6 to 6, and averages move slowly.
 
     The moving average is undone to see each batch's own range. Behind a range that was wrong other ranges are
-    wrong too, so that there are as many passes as a deep network needs.
+    wrong too, so that there are as many passes as a deep network needs. A shared layer has one range for its result,
+    and it becomes the mean of those of its calls, so that the widest is clipped.
     """
-    ranges = [v for v in model.variables if _range_name(v).endswith(("_min", "_max")) and "kernel" not in v.name]
-    ranges = [v for v in ranges if not _of_input(v)]
+    ranges = [
+        v for v in model.variables if _range_name(v).endswith(("_min", "_max")) and "kernel" not in _range_name(v)
+    ]
+    ranges = [v for v in ranges if not _range_name(v).startswith("quantize_layer")]
     kept = [v for v in model.variables if "moving_mean" in v.name or "moving_variance" in v.name]
     before = [v.numpy() for v in kept]
     run = tf.function(lambda inputs: model(inputs, training=True), reduce_retracing=True)
     random = np.random.default_rng(settings.seed)
-    count = len(material.inputs[0])
+    count = len(material.inputs[0]) - settings.num_validation  # what is held out chooses nothing
     for number in range(_RANGE_PASSES):
         chosen = random.permutation(count)[: settings.batch_size]
         batch = [x[chosen] for x in material.inputs]
@@ -56,21 +59,21 @@ def choose_ranges(model: Any, material: Material, settings: QatSettings) -> None
         for variable, value in zip(kept, before, strict=True):
             variable.assign(value)
         # Ranges of inputs only ever grow, from -6 to 6 on, which wastes bits; so they are set last.
-        if len(material.inputs) == 1:
-            ends = {
-                "_min": min(float(material.inputs[0].min()), 0.0),
-                "_max": max(float(material.inputs[0].max()), 0.0),
-            }
-            for variable in (v for v in model.variables if _of_input(v)):
-                variable.assign(ends[_range_name(variable)[-4:]])
+        _set_input_ranges(model, [x[:count] for x in material.inputs])
+
+
+def _set_input_ranges(model: Any, inputs: list[np.ndarray]) -> None:
+    """Those of the layers that tensorflow-model-optimization puts behind each input."""
+    for layer in (x for x in model.layers if type(x).__name__ == "QuantizeLayer"):
+        data = next(x for tensor, x in zip(model.inputs, inputs, strict=True) if tensor is layer.input)
+        ends = {"_min": min(float(data.min()), 0.0), "_max": max(float(data.max()), 0.0)}
+        for variable in (v for v in layer.variables if _range_name(v).endswith(tuple(ends))):
+            variable.assign(ends[_range_name(variable)[-4:]])
 
 
 def _range_name(variable: Any) -> str:
+    """What it is the range of, without the layer, which may be called anything."""
     return str(variable.name.rsplit("/", 1)[-1].split(":")[0])
-
-
-def _of_input(variable: Any) -> bool:
-    return _range_name(variable).startswith("quantize_layer")
 
 
 def train(

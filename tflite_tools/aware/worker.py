@@ -50,6 +50,7 @@ def _work(folder: Path) -> dict[str, Any]:
     difference = _difference(teacher, [x[:8] for x in inputs], folder / "expected.npz")
     if (folder / "teacher").is_dir():
         teacher = twin.build(rewrite(Blueprint.load(folder / "teacher")), quantized=False)
+        difference = max(difference, _difference(teacher, [x[:8] for x in inputs], folder / "teacher.npz"))
     model = twin.build(blueprint, quantized=True)
     training.choose_ranges(model, material, settings)
     history = training.train(model, teacher, material, settings, lambda line: print(f"qat: {line}", flush=True))
