@@ -62,7 +62,7 @@ def differences(evidence, x, y, eps=1e-4) -> dict[tuple[str, str], np.ndarray]:
                 losses.append(ops.convert_to_numpy(squares(y, evidence.model(x, training=False))))
             slopes[(slice(None), *index)] = (losses[0] - losses[1]) / (2 * eps)
         variable.assign(before)
-        found[k.key] = slopes
+        found[k.node.layer, k.name] = slopes
     return found
 
 
@@ -73,7 +73,9 @@ def test_derivatives_against_finite_differences(name, batch, count):
     x, y = examples(count, dtype="float64")
     evidence = evidence_of(model, (x, y), loss=squares)
     merge = np.square if name == "fisher" else np.abs
-    found = {k.key: s for k, s in zip(kernels(evidence.coupling), criterion(name)(evidence), strict=True)}
+    found = {
+        (k.node.layer, k.name): s for k, s in zip(kernels(evidence.coupling), criterion(name)(evidence), strict=True)
+    }
     for key, slopes in differences(evidence, x, y).items():
         parts = [merge(slopes[start : start + batch].mean(axis=0)) for start in range(0, count, batch)]
         wanted = np.mean(parts, axis=0)

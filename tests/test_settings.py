@@ -10,7 +10,7 @@ from networks import NETWORKS, images, outputs, shake
 
 import keras_qcqp
 import tflite_tools
-from keras_qcqp import CostModel, LayerCost, pruning
+from keras_qcqp import CostModel, LayerCost, selecting
 from keras_qcqp.limits.meter import Meter
 
 
@@ -83,14 +83,14 @@ def test_auto_does_not_solve_twice_where_nothing_is_added():
 
 def test_auto_is_infeasible_only_if_both_are(monkeypatch):
     model = shake(NETWORKS["residual"]())
-    real = pruning.solve
+    real = selecting.solve
 
     def tied_fails(problem, *settings):
         if not problem.needs:
             raise keras_qcqp.InfeasibleError("tied fails.")
         return real(problem, *settings)
 
-    monkeypatch.setattr(pruning, "solve", tied_fails)
+    monkeypatch.setattr(selecting, "solve", tied_fails)
     result = keras_qcqp.prune(model, {"macs": 0.9}, residual="auto", time_limit_s=2)
     assert "residual auto: union, objectives tied infeasible, union " in result.report.solution
     with pytest.raises(keras_qcqp.InfeasibleError, match="No selection meets the budget"):
@@ -135,7 +135,7 @@ def test_settings_that_make_no_sense_are_refused(settings, error, text):
 @pytest.mark.parametrize("wrong", [-1, 1])
 def test_a_promise_that_the_rebuilt_model_breaks_is_an_internal_error(monkeypatch, wrong):
     real = Meter.usage
-    monkeypatch.setattr(Meter, "usage", lambda *a: {name: value + wrong for name, value in real(*a).items()})
+    monkeypatch.setattr(Meter, "usage", lambda *a, **k: {n: v + wrong for n, v in real(*a, **k).items()})
     with pytest.raises(keras_qcqp.QcqpError, match="Internal error: the rebuilt model costs"):
         keras_qcqp.prune(shake(NETWORKS["chain"]()), {"macs": 0.5})
 
