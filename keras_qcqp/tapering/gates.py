@@ -12,7 +12,7 @@ it the order in which channels go, as it was.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -78,18 +78,14 @@ class Gates:
         self.size = square if not self.size else _SLOWER * self.size + (1 - _SLOWER) * square
         eta = self.speed / np.sqrt(self.size) if self.size > 0 else 0.0
         floors = self._floors(worth)
-        low, high = 0.0, 1e-6
-        while self._exceeds(self._at(high, eta, worth, floors), limits) and high < 1e6:
-            high *= 4
-        if self._exceeds(self._at(0.0, eta, worth, floors), limits):
-            for _ in range(_HALVINGS):
-                middle = (low + high) / 2
-                exceeds = self._exceeds(self._at(middle, eta, worth, floors), limits)
-                low, high = (middle, high) if exceeds else (low, middle)
-        else:
-            high = 0.0
-        self.values = self._at(high, eta, worth, floors)
-        self.price = high / eta if eta else 0.0
+
+        def exceeds(price: float) -> bool:
+            shares = self.soft.shares(_present(self._at(price, eta, worth, floors)))
+            return bool((shares > limits).any())
+
+        price = _least(exceeds) if exceeds(0.0) else 0.0
+        self.values = self._at(price, eta, worth, floors)
+        self.price = price / eta if eta else 0.0
 
     def _worth(self, limits: np.ndarray) -> list[np.ndarray]:
         """Slope per share of the resource that is nearest to its limit; 0 where a channel costs nothing."""
@@ -117,8 +113,16 @@ class Gates:
             moved.append(np.where(values > 0, found, 0.0))
         return moved
 
-    def _exceeds(self, values: Sequence[np.ndarray], limits: np.ndarray) -> bool:
-        return bool((self.soft.shares(_present(values)) > limits).any())
+
+def _least(exceeds: Callable[[float], bool]) -> float:
+    """The least price that is enough, by doubling and bisection; a very high one where none is."""
+    low, high = 0.0, 1e-6
+    while exceeds(high) and high < 1e6:
+        high *= 4
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if exceeds(middle) else (low, middle)
+    return high
 
 
 def _present(values: Sequence[np.ndarray]) -> list[float]:

@@ -91,27 +91,27 @@ class Motion(Companion):
         if self.keep is None:
             self._move()
         else:
-            self._fold([np.asarray(kept, np.float64) for kept in self.keep])
+            self._drop(self.keep)
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """The budget holds at the end, whatever happened; what is gone is exactly zero."""
         _synchronise(self.model)
         if self.keep is None:
             self._arrive()
-        assert self.keep is not None
-        self._fold([np.asarray(kept, np.float64) for kept in self.keep])
+        else:
+            self._drop(self.keep)
 
     def _move(self) -> None:
-        weights = {key: keras.ops.convert_to_numpy(v) for key, v in self._variables.items()}
+        weights = self._weights()
         loss, found = self._differentiate(*self._batch())
         gradients = dict(zip(self._variables, found, strict=True))
-        before = [values.copy() for values in self.gates.values]
+        before = self.gates.values  # a step makes new arrays
         slopes = slopes_of(self._reads, before, weights, gradients)
         self.gates.step(slopes, self.taper.advance(loss))
         ratio = [
             np.divide(b, a, out=np.zeros_like(a), where=a > 0) for a, b in zip(before, self.gates.values, strict=True)
         ]
-        self._fold(ratio)
+        self._fold(ratio, weights)
         self._write_down()
         if (self.gates.hard_shares() <= self._plot.targets).all() or self.taper.done > _LATE * self.taper.steps:
             self._arrive()
@@ -123,9 +123,16 @@ class Motion(Companion):
         part = self._plot.samples[np.sort(chosen)]
         return part.inputs, part.labels
 
-    def _fold(self, factors: Sequence[np.ndarray]) -> None:
+    def _weights(self) -> dict[tuple[str, str], np.ndarray]:
+        """The kernels that read channels, as they are now."""
+        return {key: keras.ops.convert_to_numpy(v) for key, v in self._variables.items()}
+
+    def _drop(self, keep: Keep) -> None:
+        """Zeroes what reads the channels that go."""
+        self._fold([np.asarray(kept, np.float64) for kept in keep], self._weights())
+
+    def _fold(self, factors: Sequence[np.ndarray], weights: Mapping[tuple[str, str], np.ndarray]) -> None:
         """Multiplies what reads each channel."""
-        weights = {key: keras.ops.convert_to_numpy(v) for key, v in self._variables.items()}
         for key, values in scaled(self._reads, factors, weights).items():
             self._variables[key].assign(values)
 
@@ -149,7 +156,7 @@ class Motion(Companion):
             ties = np.maximum(-slopes, 0.0) / steepest if steepest > 0 else np.zeros_like(slopes)
             importance.append(max(price, 1e-12) * values * (1 + 0.1 * ties))
         self.keep = self._plot.choose(importance).keep
-        self._fold([np.asarray(kept, np.float64) for kept in self.keep])
+        self._drop(self.keep)
 
     def kept(self) -> dict[str, np.ndarray]:
         """Everything as arrays."""
@@ -168,7 +175,8 @@ class Motion(Companion):
         for field in dataclasses.fields(Taper):
             value = kept[f"taper_{field.name}"]
             setattr(self.taper, field.name, value if value.ndim else value.item())
-        self.taper.loss = None if self.taper.loss is None or np.isnan(self.taper.loss) else self.taper.loss
+        if np.isnan(kept["taper_loss"]):
+            self.taper.loss = None
         self.gates.size, self.gates.price = float(kept["size"]), float(kept["price"])
         self._batches, self.curve = int(kept["batches"]), [tuple(row) for row in kept["curve"].tolist()]
         number = range(len(self.gates.values))

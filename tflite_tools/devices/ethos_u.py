@@ -1,7 +1,7 @@
 """Arm Ethos-U processors, estimated by Arm's own compiler Vela: no hardware needed, the same numbers every time.
 
 `pip install 'keras-qcqp[ethos_u]'`. The cycles are those of the compiler's performance model, not of silicon.
-Source: https://pypi.org/project/ethos-u-vela, "Vela Performance Estimation Summary".
+Source: the documentation of ethos-u-vela, "Vela Performance Estimation Summary".
 """
 
 from __future__ import annotations
